@@ -1,0 +1,42 @@
+/* Every function that the compiled core exports, once. cffi reads this file, so it holds plain prototypes.
+ *
+ * Pointers are to memory of the caller's; counts are in elements, positions and sizes in bytes.
+ */
+#ifndef FASTK_H
+#define FASTK_H
+#ifndef FASTK_CDEF
+#include <stddef.h>
+#include <stdint.h>
+#endif
+
+int fastk_isa_max(void);
+int fastk_isa_select(int level);
+const char *fastk_compiler(void);
+
+void fastk_philox_fill(uint64_t key0, uint64_t key1, uint64_t start, uint64_t *out, size_t n);
+
+size_t fastk_find_byte(const uint8_t *buf, size_t n, uint8_t byte);
+size_t fastk_rfind_byte(const uint8_t *buf, size_t n, uint8_t byte);
+size_t fastk_count_byte(const uint8_t *buf, size_t n, uint8_t byte);
+
+size_t fastk_split_delimited(const uint8_t *buf, size_t n, size_t from, uint8_t delimiter, uint32_t *start,
+                             uint32_t *size, size_t capacity);
+size_t fastk_split_frames(const uint8_t *buf, size_t n, unsigned gap_bits, uint64_t *state, uint32_t *start,
+                          uint32_t *size, uint64_t *number, size_t capacity);
+
+void fastk_number_records(uint64_t first, uint64_t *number, size_t m);
+void fastk_scatter_count(const uint8_t *buf, const uint32_t *start, const uint32_t *size, const uint64_t *number,
+                         size_t m, uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels,
+                         unsigned gap_bits, uint32_t reference_size, uint16_t *bucket, uint64_t *tally);
+void fastk_scatter_place(const uint8_t *buf, const uint32_t *start, const uint32_t *size, const uint64_t *number,
+                         const uint16_t *bucket, size_t m, unsigned gap_bits, uint32_t reference_size, uint64_t offset,
+                         uint64_t *previous, uint64_t *position, uint8_t *out);
+
+size_t fastk_frames_index(const uint8_t *base, size_t from, size_t to, unsigned gap_bits, uint64_t *previous,
+                          uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels, uint64_t *entries,
+                          size_t capacity);
+void fastk_entries_sort(uint64_t *entries, size_t m);
+size_t fastk_gather(const uint8_t *base, const uint64_t *entries, size_t from, size_t to, unsigned gap_bits,
+                    uint8_t *out, size_t capacity, uint64_t *written);
+
+#endif

@@ -1,0 +1,47 @@
+"""Binds the table of kernels to the compiled core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .kernels import KERNELS, Parameter
+
+ISA_LEVELS = ("base", "v3", "v4")
+
+try:
+    from fastk._c import ffi, lib
+
+    MISSING: str | None = None
+except ImportError as error:
+    ffi = lib = None
+    MISSING = str(error)
+
+POINTERS = {np.uint8: "uint8_t[]", np.uint16: "uint16_t[]", np.uint32: "uint32_t[]", np.uint64: "uint64_t[]"}
+
+
+def available_isa() -> tuple[str, ...]:
+    """Levels that this machine has, lowest first."""
+    return ISA_LEVELS[: lib.fastk_isa_max() + 1] if lib else ()
+
+
+def select_isa(isa: str) -> None:
+    """Make the kernels of one level the active ones, for the whole process."""
+    if lib.fastk_isa_select(ISA_LEVELS.index(isa)) < 0:
+        raise ValueError(f"isa={isa!r}: this machine has {', '.join(available_isa())}")
+
+
+def compiler() -> str:
+    """Compiler that built the core, with its version."""
+    return str(ffi.string(lib.fastk_compiler()).decode())
+
+
+def _pointer(parameter: Parameter, array: np.ndarray[Any, Any]) -> Any:
+    return ffi.from_buffer(POINTERS[parameter.dtype], array)  # type: ignore[index]
+
+
+def bind(name: str) -> Callable[..., Any]:
+    """One kernel of the active level, its arguments checked. It runs without the GIL."""
+    return KERNELS[name].checked(getattr(lib, f"fastk_{name}"), _pointer)

@@ -1,0 +1,111 @@
+"""The table of kernels: name, signature and dtypes of each, once.
+
+Both backends bind from it and the tests parametrise over it. A signature reads as C does; ``u64[n]`` is a contiguous
+array of at least ``n`` elements, where ``n`` is an integer argument of the same call (or ``2*n``, or a number).
+What a kernel computes is said above its body in ``csrc/``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+DTYPES = {"u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64}
+
+SIGNATURES = [
+    "void philox_fill(u64 key0, u64 key1, u64 start, u64[n] out, size n)",
+    "size find_byte(u8[n] buf, size n, u8 byte)",
+    "size rfind_byte(u8[n] buf, size n, u8 byte)",
+    "size count_byte(u8[n] buf, size n, u8 byte)",
+    "size split_delimited(u8[n] buf, size n, size from, u8 delimiter, u32[capacity] start, u32[capacity] size,"
+    " size capacity)",
+    "size split_frames(u8[n] buf, size n, uint gap_bits, u64[2] state, u32[capacity] start, u32[capacity] size,"
+    " u64[capacity] number, size capacity)",
+    "void number_records(u64 first, u64[m] number, size m)",
+    "void scatter_count(u8[0] buf, u32[m] start, u32[m] size, u64[m] number, size m, u64 key0, u64 key1,"
+    " u64[levels] fanout, size levels, uint gap_bits, u32 reference_size, u16[m] bucket, u64[0] tally)",
+    "void scatter_place(u8[0] buf, u32[m] start, u32[m] size, u64[m] number, u16[m] bucket, size m, uint gap_bits,"
+    " u32 reference_size, u64 offset, u64[0] previous, u64[0] position, u8[0] out)",
+    "size frames_index(u8[to] base, size from, size to, uint gap_bits, u64[1] previous, u64 key0, u64 key1,"
+    " u64[levels] fanout, size levels, u64[2*capacity] entries, size capacity)",
+    "void entries_sort(u64[2*m] entries, size m)",
+    "size gather(u8[0] base, u64[2*to] entries, size from, size to, uint gap_bits, u8[capacity] out, size capacity,"
+    " u64[1] written)",
+]
+
+TALLY_FIELDS = ("records", "scratch_bytes", "output_bytes", "first_number", "last_number")
+"""Columns of the table that ``scatter_count`` fills, a row a bucket."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a kernel: a scalar, or an array of ``dtype`` with at least ``times * argument[extent]`` elements."""
+
+    name: str
+    kind: str
+    dtype: type[np.generic] | None = None
+    times: int = 1
+    extent: int | None = None
+
+    def needed(self, arguments: tuple[Any, ...]) -> int:
+        """Elements that the array must have in this call."""
+        return self.times if self.extent is None else self.times * int(arguments[self.extent])
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A row of the table."""
+
+    name: str
+    returns: str
+    parameters: tuple[Parameter, ...] = field(default=())
+
+    @classmethod
+    def parse(cls, signature: str) -> Kernel:
+        """Read a row of ``SIGNATURES``."""
+        returns, name, inner = re.fullmatch(r"(\w+) (\w+)\((.*)\)", signature).groups()  # type: ignore[union-attr]
+        pairs = [argument.split() for argument in inner.split(",")]
+        names = [pair[1] for pair in pairs]
+        parameters = []
+        for kind, parameter in pairs:
+            array = re.fullmatch(r"(\w+)\[(?:(\d+)\*)?(\w+)\]", kind)
+            if array is None:
+                parameters.append(Parameter(parameter, kind))
+                continue
+            dtype, times, extent = array.groups()
+            if extent.isdigit():
+                parameters.append(Parameter(parameter, "array", DTYPES[dtype], int(extent)))
+            else:
+                parameters.append(Parameter(parameter, "array", DTYPES[dtype], int(times or 1), names.index(extent)))
+        return cls(name, returns, tuple(parameters))
+
+    def checked(self, function: Callable[..., Any], convert: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+        """Wrap a backend's function: every array is checked and then converted; no other code reaches the kernel."""
+        arrays = [(i, p) for i, p in enumerate(self.parameters) if p.kind == "array"]
+        count = len(self.parameters)
+
+        def call(*arguments: Any) -> Any:
+            if len(arguments) != count:
+                raise TypeError(f"{self.name} takes {count} arguments, got {len(arguments)}")
+            converted = list(arguments)
+            for i, parameter in arrays:
+                array = arguments[i]
+                flags = array.flags
+                if array.dtype != parameter.dtype or not (flags.c_contiguous and flags.aligned):
+                    raise TypeError(f"{self.name}: {parameter.name} must be a contiguous array of {parameter.dtype}")
+                if array.size < parameter.needed(arguments):
+                    raise ValueError(
+                        f"{self.name}: {parameter.name} has {array.size} elements, needs {parameter.needed(arguments)}"
+                    )
+                converted[i] = convert(parameter, array)
+            return function(*converted)
+
+        call.__name__ = self.name
+        return call
+
+
+KERNELS = {kernel.name: kernel for kernel in map(Kernel.parse, SIGNATURES)}

@@ -1,0 +1,44 @@
+"""Binds the table of kernels to numba: the same kernels in Python, compiled when first used and cached on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+from ..kernels import KERNELS, Kernel, Parameter
+from . import records
+
+MODULES = (records,)
+
+# Positions and sizes are signed here: numba turns uint64 combined with int64 into float64.
+SCALARS = {"size": numba.int64, "uint": numba.int64, "u64": numba.uint64, "u32": numba.int64, "u8": numba.uint8}
+ARRAYS = {np.uint8: numba.uint8, np.uint16: numba.uint16, np.uint32: numba.uint32, np.uint64: numba.uint64}
+
+
+def _signature(kernel: Kernel) -> Any:
+    types = [SCALARS[p.kind] if p.dtype is None else ARRAYS[p.dtype][::1] for p in kernel.parameters]  # type: ignore[index]
+    return (numba.void if kernel.returns == "void" else numba.int64)(*types)
+
+
+def _writable(parameter: Parameter, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    # numba types a read-only array differently; the kernels that take one only read it.
+    if array.flags.writeable:
+        return array.reshape(-1)
+    return np.frombuffer(memoryview(array).cast("B"), dtype=array.dtype)
+
+
+def bind(name: str) -> Callable[..., Any]:
+    """One kernel, compiled for the types of its row, its arguments checked. It runs without the GIL."""
+    kernel = KERNELS[name]
+    python = next(getattr(module, name) for module in MODULES if hasattr(module, name))
+    compiled = numba.njit(_signature(kernel), nogil=True, cache=True)(python)
+    if kernel.returns == "void":
+        return kernel.checked(compiled, _writable)
+
+    def unsigned(*arguments: Any) -> int:
+        return int(compiled(*arguments)) % 2**64
+
+    return kernel.checked(unsigned, _writable)

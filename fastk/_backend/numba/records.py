@@ -1,0 +1,372 @@
+"""Records: the kernels of csrc/records.c, where the frame format and the keys are explained."""
+
+# ruff: noqa: N803
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from .philox import THREE, TWO, ZERO, multiply_wide, philox_block, word_of
+
+WORD = 4
+DESCRIPTOR = 8
+REFERENCE = 16
+BY_REFERENCE = 0x80000000
+RECORDS, SCRATCH_BYTES, OUTPUT_BYTES, FIRST_NUMBER, LAST_NUMBER, TALLY_FIELDS = range(6)
+DIGIT_BITS = 11
+SMALL_SORT = 24
+DAMAGED = -1
+
+U1 = np.uint64(1)
+U64 = np.uint64(64)
+ONES = np.uint64(0x0101010101010101)
+TOPS = np.uint64(0x8080808080808080)
+
+
+@njit(inline="always")
+def load32(buf, at):
+    return (
+        np.int64(buf[at]) | np.int64(buf[at + 1]) << 8 | np.int64(buf[at + 2]) << 16 | np.int64(buf[at + 3]) << 24
+    )
+
+
+@njit(inline="always")
+def load64(buf, at):
+    value = ZERO
+    for i in range(8):
+        value |= np.uint64(buf[at + i]) << np.uint64(8 * i)
+    return value
+
+
+@njit(inline="always")
+def store32(buf, at, value):
+    for i in range(4):
+        buf[at + i] = np.uint8(value >> (8 * i) & 255)
+
+
+@njit(inline="always")
+def store64(buf, at, value):
+    for i in range(8):
+        buf[at + i] = np.uint8(value >> np.uint64(8 * i) & np.uint64(255))
+
+
+@njit(inline="always")
+def copy(out, to, buf, start, n):
+    for i in range(n):
+        out[to + i] = buf[start + i]
+
+
+@njit(inline="always")
+def has_byte(word, pattern):
+    difference = word ^ pattern
+    return (difference - ONES) & ~difference & TOPS != ZERO
+
+
+def find_byte(buf, n, byte):
+    pattern = np.uint64(byte) * ONES
+    i = 0
+    while i + 8 <= n and not has_byte(load64(buf, i), pattern):
+        i += 8
+    while i < n and buf[i] != byte:
+        i += 1
+    return i
+
+
+def rfind_byte(buf, n, byte):
+    pattern = np.uint64(byte) * ONES
+    i = n
+    while i >= 8 and not has_byte(load64(buf, i - 8), pattern):
+        i -= 8
+    while i > 0 and buf[i - 1] != byte:
+        i -= 1
+    return i - 1 if i > 0 else n
+
+
+def count_byte(buf, n, byte):
+    count = 0
+    for i in range(n):
+        count += buf[i] == byte
+    return count
+
+
+def philox_fill(key0, key1, start, out, n):
+    block = philox_block(key0, key1, start >> TWO)
+    for i in range(n):
+        number = start + np.uint64(i)
+        if number & THREE == ZERO:
+            block = philox_block(key0, key1, number >> TWO)
+        out[i] = word_of(block, number)
+
+
+@njit(inline="always")
+def descend(key, fanout, levels):
+    bucket = ZERO
+    for level in range(levels):
+        bucket, key = multiply_wide(key, fanout[level])
+    return bucket, key
+
+
+def split_delimited(buf, n, from_, delimiter, start, size, capacity):
+    pattern = np.uint64(delimiter) * ONES
+    m = 0
+    begin = from_
+    i = from_
+    while i < n:
+        if i + 8 <= n and not has_byte(load64(buf, i), pattern):
+            i += 8
+            continue
+        for j in range(i, min(i + 8, n)):
+            if buf[j] == delimiter:
+                if m == capacity:
+                    return m
+                start[m] = begin
+                size[m] = j + 1 - begin
+                begin = j + 1
+                m += 1
+        i += 8
+    return m
+
+
+def split_frames(buf, n, gap_bits, state, start, size, number, capacity):
+    gap_mask = (1 << gap_bits) - 1
+    m = 0
+    at = np.int64(state[0])
+    previous = state[1]
+    while m < capacity and n - at >= WORD:
+        word = np.int64(load32(buf, at))
+        if word == 0:
+            previous += np.uint64(gap_mask)
+            at += WORD
+            continue
+        length = word >> gap_bits
+        payload = length
+        head = WORD
+        if length == 0:
+            if n - at < WORD + DESCRIPTOR:
+                break
+            descriptor = load64(buf, at + WORD)
+            if descriptor & U1:
+                length = REFERENCE
+                payload = REFERENCE | BY_REFERENCE
+            else:
+                head += DESCRIPTOR
+                length = np.int64(descriptor >> U1)
+                payload = length
+        if n - at - head < length:
+            break
+        previous += np.uint64(word & gap_mask)
+        number[m] = previous
+        start[m] = at + head
+        size[m] = payload
+        at += head + length
+        m += 1
+    state[0] = np.uint64(at)
+    state[1] = previous
+    return m
+
+
+def number_records(first, number, m):
+    for i in range(m):
+        number[i] = first + np.uint64(i)
+
+
+def scatter_count(
+    buf, start, size, number, m, key0, key1, fanout, levels, gap_bits, reference_size, bucket, tally
+):
+    word_size = 1 << (32 - gap_bits)
+    gap_max = np.uint64((1 << gap_bits) - 1)
+    tally[: np.int64(fanout[levels - 1]) * TALLY_FIELDS] = 0
+    shared = ZERO
+    block = philox_block(key0, key1, ZERO)
+    for i in range(m):
+        if number[i] >> TWO != shared:
+            shared = number[i] >> TWO
+            block = philox_block(key0, key1, shared)
+        b = np.int64(descend(word_of(block, number[i]), fanout, levels)[0])
+        bucket[i] = b
+        length = np.int64(size[i])
+        added = WORD + length
+        if length & BY_REFERENCE:
+            length = np.int64(load64(buf, np.int64(start[i])) >> U1)
+            added = WORD + REFERENCE
+        elif length >= reference_size:
+            added = WORD + REFERENCE
+        elif length >= word_size:
+            added += DESCRIPTOR
+        row = b * TALLY_FIELDS
+        if tally[row + RECORDS] == ZERO:
+            tally[row + FIRST_NUMBER] = number[i]
+        elif number[i] - tally[row + LAST_NUMBER] > gap_max:
+            added += WORD * np.int64((number[i] - tally[row + LAST_NUMBER] - U1) // gap_max)
+        tally[row + RECORDS] += U1
+        tally[row + LAST_NUMBER] = number[i]
+        tally[row + SCRATCH_BYTES] += np.uint64(added)
+        tally[row + OUTPUT_BYTES] += np.uint64(length)
+
+
+def scatter_place(
+    buf, start, size, number, bucket, m, gap_bits, reference_size, offset, previous, position, out
+):
+    word_size = 1 << (32 - gap_bits)
+    gap_max = np.uint64((1 << gap_bits) - 1)
+    for i in range(m):
+        b = np.int64(bucket[i])
+        to = np.int64(position[b])
+        gap = number[i] - previous[b]
+        previous[b] = number[i]
+        while gap > gap_max:
+            store32(out, to, 0)
+            gap -= gap_max
+            to += WORD
+        begin = np.int64(start[i])
+        length = np.int64(size[i])
+        if length < word_size and length < reference_size:
+            store32(out, to, length << gap_bits | np.int64(gap))
+            copy(out, to + WORD, buf, begin, length)
+            to += WORD + length
+        else:
+            store32(out, to, np.int64(gap))
+            to += WORD
+            if length & BY_REFERENCE:
+                copy(out, to, buf, begin, REFERENCE)
+                to += REFERENCE
+            elif length >= reference_size:
+                store64(out, to, np.uint64(length) << U1 | U1)
+                store64(out, to + DESCRIPTOR, offset + np.uint64(begin))
+                to += REFERENCE
+            else:
+                store64(out, to, np.uint64(length) << U1)
+                copy(out, to + DESCRIPTOR, buf, begin, length)
+                to += DESCRIPTOR + length
+        position[b] = np.uint64(to)
+
+
+def frames_index(base, from_, to, gap_bits, previous, key0, key1, fanout, levels, entries, capacity):
+    gap_mask = (1 << gap_bits) - 1
+    number = previous[0]
+    shared = ZERO
+    block = philox_block(key0, key1, ZERO)
+    m = 0
+    at = from_
+    while at < to:
+        if to - at < WORD:
+            return DAMAGED
+        word = np.int64(load32(base, at))
+        if word == 0:
+            number += np.uint64(gap_mask)
+            at += WORD
+            continue
+        length = word >> gap_bits
+        head = WORD
+        if length == 0:
+            if to - at < WORD + DESCRIPTOR:
+                return DAMAGED
+            descriptor = load64(base, at + WORD)
+            head += DESCRIPTOR
+            length = REFERENCE - DESCRIPTOR if descriptor & U1 else np.int64(descriptor >> U1)
+        if m == capacity or to - at < head or to - at - head < length:
+            return DAMAGED
+        number += np.uint64(word & gap_mask)
+        if number >> TWO != shared:
+            shared = number >> TWO
+            block = philox_block(key0, key1, shared)
+        entries[2 * m] = descend(word_of(block, number), fanout, levels)[1]
+        entries[2 * m + 1] = np.uint64(at)
+        at += head + length
+        m += 1
+    previous[0] = number
+    return m
+
+
+@njit(inline="always")
+def digit(key, position, shift, bits):
+    if shift < 64:
+        value = key << np.uint64(shift)
+        if shift + bits > 64:
+            value |= position >> np.uint64(64 - shift)
+    else:
+        value = position << np.uint64(shift - 64)
+    return np.int64(value >> np.uint64(64 - bits))
+
+
+@njit(cache=True)
+def insertion_sort(entries, begin, end):
+    for i in range(begin + 1, end):
+        key, position = entries[2 * i], entries[2 * i + 1]
+        j = i
+        while j > begin and (
+            key < entries[2 * j - 2] or (key == entries[2 * j - 2] and position < entries[2 * j - 1])
+        ):
+            entries[2 * j] = entries[2 * j - 2]
+            entries[2 * j + 1] = entries[2 * j - 1]
+            j -= 1
+        entries[2 * j] = key
+        entries[2 * j + 1] = position
+
+
+@njit("void(uint64[::1], int64, int64, int64)", cache=True)
+def radix_sort(entries, begin, end, shift):
+    count = end - begin
+    if count <= SMALL_SORT or shift >= 128:
+        insertion_sort(entries, begin, end)
+        return
+    bits = 1
+    while bits < DIGIT_BITS and count >> (bits + 3) != 0:
+        bits += 1
+    bits = min(bits, 128 - shift)
+    bins = 1 << bits
+    ends = np.zeros(bins, np.int64)
+    following = np.empty(bins, np.int64)
+    for i in range(begin, end):
+        ends[digit(entries[2 * i], entries[2 * i + 1], shift, bits)] += 1
+    total = begin
+    for b in range(bins):
+        following[b] = total
+        total += ends[b]
+        ends[b] = total
+    for b in range(bins):
+        while following[b] < ends[b]:
+            i = following[b]
+            key, position = entries[2 * i], entries[2 * i + 1]
+            home = digit(key, position, shift, bits)
+            while home != b:
+                slot = following[home]
+                following[home] += 1
+                key, entries[2 * slot] = entries[2 * slot], key
+                position, entries[2 * slot + 1] = entries[2 * slot + 1], position
+                home = digit(key, position, shift, bits)
+            entries[2 * i] = key
+            entries[2 * i + 1] = position
+            following[b] += 1
+    first = begin
+    for b in range(bins):
+        if ends[b] - first > 1:
+            radix_sort(entries, first, ends[b], shift + bits)
+        first = ends[b]
+
+
+def entries_sort(entries, m):
+    radix_sort(entries, 0, m, 0)
+
+
+def gather(base, entries, from_, to, gap_bits, out, capacity, written):
+    used = 0
+    i = from_
+    while i < to:
+        frame = np.int64(entries[2 * i + 1])
+        length = np.int64(load32(base, frame)) >> gap_bits
+        frame += WORD
+        if length == 0:
+            descriptor = load64(base, frame)
+            if descriptor & U1:
+                break
+            length = np.int64(descriptor >> U1)
+            frame += DESCRIPTOR
+        if length > capacity - used:
+            break
+        copy(out, used, base, frame, length)
+        used += length
+        i += 1
+    written[0] = np.uint64(used)
+    return i

@@ -1,0 +1,231 @@
+"""Second pass: each bucket is put in the order of its keys and written where it belongs in the output."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+import numpy as np
+
+from ..config import kernels
+from .plan import ENTRY_BYTES, Plan, Workspace, bucket_cost
+from .records import Source
+from .scatter import Key
+from .scratch import NO_SPACE, Bucket, FileStore, MemoryStore, NoSpaceError, write_all
+from .workers import Crew, Turn
+
+STDOUT = "-"
+DAMAGED = 2**64 - 1
+
+
+class Output:
+    """The output file: written under another name in its directory, and renamed when it is complete.
+
+    Standard output and files that are not regular are written in order instead.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(path)
+        self.expected = 0
+        self.written = 0
+        self._fd: int | None = None
+        self._partial: str | None = None
+        if self.name == STDOUT:
+            self.ordered = True
+            return
+        self._target = os.path.realpath(self.name)
+        try:
+            status = os.stat(self._target)
+        except FileNotFoundError:
+            self.ordered = False
+        else:
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(21, os.strerror(21), self.name)
+            self.ordered = not stat.S_ISREG(status.st_mode)
+        directory = os.path.dirname(self._target)
+        if not os.path.isdir(directory):
+            raise FileNotFoundError(2, os.strerror(2), directory)
+        if not self.ordered and not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(13, os.strerror(13), directory)
+
+    def open(self) -> None:
+        """Start writing."""
+        if self.name == STDOUT:
+            sys.stdout.flush()
+            self._fd = os.dup(sys.stdout.fileno())
+        elif self.ordered:
+            self._fd = os.open(self._target, os.O_WRONLY | os.O_CLOEXEC)
+        else:
+            directory, base = os.path.split(self._target)
+            # a name of its own, so that two runs with one output do not write into each other's file
+            partial = os.path.join(directory, f".{base[:200]}.{secrets.token_hex(6)}.partial")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._fd = os.open(partial, flags, 0o666)
+            self._partial = partial
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write a piece; `offset` is where it belongs, and where it comes next if the output is written in order."""
+        assert self._fd is not None
+        try:
+            write_all(self._fd, data, None if self.ordered else offset)
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                missing = max(len(data), self.expected - self.written)
+                raise NoSpaceError(error, self.name, "the output", missing, "free some space there") from error
+            raise OSError(error.errno, error.strerror, self.name) from error
+        self.written += len(data)
+
+    def commit(self) -> None:
+        """The output is complete: give it its name."""
+        self._close()
+        if self._partial is not None:
+            os.replace(self._partial, self._target)
+            self._partial = None
+
+    def discard(self) -> None:
+        """Remove what was written, unless it was committed."""
+        self._close()
+        if self._partial is not None:
+            os.unlink(self._partial)
+            self._partial = None
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            try:
+                os.close(fd)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, self.name) from error
+
+
+class Gather:
+    """Orders buckets of one store and writes them."""
+
+    def __init__(
+        self, source: Source, output: Output, key: Key, plan: Plan, workspace: Workspace, crew: Crew
+    ) -> None:
+        self._source = source
+        self._output = output
+        self._key = key
+        self._plan = plan
+        self._workspace = workspace
+        self._crew = crew
+
+    def run(self, buckets: list[Bucket], threads: int) -> None:
+        """Write the buckets, which are neighbours in the output, on so many threads at once."""
+        if not buckets:
+            return
+        in_memory = buckets[0].store.in_memory
+        if not in_memory:
+            self._workspace.reset()
+        threads = min(threads, len(buckets))
+        self._writing = Turn(self._crew)
+        self._todo: Iterator[tuple[int, Bucket]] = enumerate(buckets)
+        scratch_bytes = 0 if in_memory else max(bucket.scratch_bytes for bucket in buckets)
+        records = max(bucket.records for bucket in buckets)
+        self._spaces = [
+            (
+                self._workspace.cut(scratch_bytes),
+                self._workspace.cut(2 * records, np.uint64),
+                self._workspace.cut(self._plan.chunk),
+            )
+            for _ in range(threads)
+        ]
+        self._crew.run(self._work, threads)
+
+    def _work(self) -> None:
+        with self._crew.changed:
+            space, entries, chunk = self._spaces.pop()
+        while True:
+            self._crew.check()
+            with self._crew.changed:
+                step, bucket = next(self._todo, (0, None))
+            if bucket is None:
+                return
+            base = self._order(bucket, space, entries)
+            if self._output.ordered:
+                with self._writing.of(step):
+                    self._write(bucket, base, entries, chunk)
+            else:
+                self._write(bucket, base, entries, chunk)
+
+    def _order(self, bucket: Bucket, space: np.ndarray, entries: np.ndarray) -> np.ndarray:
+        """Load a bucket and sort its entries; returns the memory that they point into."""
+        store = bucket.store
+        if isinstance(store, MemoryStore):
+            base, segments = store.arena, store.segments_of(bucket.index)
+        else:
+            assert isinstance(store, FileStore)
+            base, segments = space, [(0, bucket.scratch_bytes)]
+            store.load(bucket, memoryview(space)[: bucket.scratch_bytes])
+        key = self._key
+        previous = np.array([2**64 - 1], np.uint64)
+        found = 0
+        for begin, end in segments:
+            self._crew.check()
+            count = kernels.frames_index(
+                base, begin, end, bucket.gap_bits, previous, *key.words, np.array(bucket.fanouts, np.uint64),
+                len(bucket.fanouts), entries[2 * found :], bucket.records - found,
+            )  # fmt: skip
+            if count == DAMAGED:
+                break
+            found += count
+        if found != bucket.records:
+            raise OSError(5, f"scratch is damaged: bucket {bucket.index} has lost records")
+        self._crew.check()
+        kernels.entries_sort(entries, found)
+        return base
+
+    def _write(self, bucket: Bucket, base: np.ndarray, entries: np.ndarray, chunk: np.ndarray) -> None:
+        position = bucket.first
+        view, written = memoryview(chunk), np.zeros(1, np.uint64)
+
+        def write(piece: memoryview) -> None:
+            nonlocal position
+            self._output.write(piece, position)
+            position += len(piece)
+
+        at = 0
+        while at < bucket.records:
+            self._crew.check()
+            at = kernels.gather(
+                base, entries, at, bucket.records, bucket.gap_bits, chunk, len(chunk), written
+            )
+            count = int(written[0])
+            if count:
+                write(view[:count])
+            elif at < bucket.records:  # a reference, or larger than the chunk
+                self._write_large(base, int(entries[2 * at + 1]), bucket.gap_bits, view, write)
+                at += 1
+        if position != bucket.first + bucket.output_bytes:
+            raise OSError(5, f"scratch is damaged: bucket {bucket.index} has lost bytes")
+
+    def _write_large(self, base: np.ndarray, frame: int, gap_bits: int, view: memoryview, write) -> None:
+        memory = memoryview(base)
+        (word,) = struct.unpack_from("=I", memory, frame)
+        begin, length = frame + 4, word >> gap_bits
+        if length == 0:
+            descriptor, offset = struct.unpack_from("=QQ", memory[begin : begin + 16].tobytes().ljust(16))
+            begin, length = begin + 8, descriptor >> 1
+            if descriptor & 1:
+                self._source.copy(offset, length, view, write)
+                return
+        write(memory[begin : begin + length])
+
+
+def groups(buckets: Iterable[Bucket], plan: Plan) -> Iterator[tuple[str, list[Bucket]]]:
+    """Runs of neighbours that are gathered together, gathered alone, or split: ("together", [...]) and so on."""
+
+    def how(bucket: Bucket) -> str:
+        cost = bucket_cost(bucket.scratch_bytes, bucket.records)
+        if bucket.store.in_memory or cost <= plan.bucket_limit:
+            return "together"
+        return "alone" if cost <= plan.bucket_limit_alone or bucket.records == 1 else "split"
+
+    for kind, members in groupby(buckets, how):
+        yield kind, list(members)

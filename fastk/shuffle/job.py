@@ -1,0 +1,170 @@
+"""A run from end to end: plan, scatter, gather, and split what does not fit."""
+
+from __future__ import annotations
+
+import operator
+import os
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+
+from ..config import config, get_num_threads
+from .gather import Gather, Output, groups
+from .plan import Plan, Workspace, bucket_cost, check_memory, gap_bits, make_plan, parse_size, resident_memory
+from .records import NEVER, BucketSource, Inputs, Source
+from .report import Progress, ShuffleReport
+from .scatter import Key, Scatter
+from .scratch import Bucket, FileStore, MemoryStore, Scratch, Store, default_directory
+from .workers import Crew
+
+NEWLINE = 0x0A
+DRAWN_SEED_BITS = 53
+"""A seed that is drawn fits a JSON reader's double exactly."""
+
+Path = str | os.PathLike[str]
+
+
+def check_seed(seed: int | None) -> int:
+    """The seed, or a drawn one for None."""
+    if seed is None:
+        return secrets.randbits(DRAWN_SEED_BITS)
+    try:
+        value = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed={seed!r}: an integer or None is needed") from None
+    if not 0 <= value < 2**128:
+        raise ValueError(f"seed={value}: allowed are 0 to 2**128 - 1")
+    return value
+
+
+class Job:
+    """One shuffle."""
+
+    def __init__(
+        self,
+        inputs: Sequence[Path],
+        output: Path,
+        *,
+        mem: str | int,
+        seed: int | None,
+        threads: int | None,
+        tmp: Sequence[Path],
+        progress: str,
+        plan: Plan | None = None,
+    ) -> None:
+        self._started = time.monotonic()
+        self._settings = config()
+        self.seed = check_seed(seed)
+        self.memory = parse_size(mem)
+        self._threads = get_num_threads() if threads is None else _check_threads(threads)
+        if not inputs:
+            raise ValueError("inputs: at least one is needed")
+        self._progress = Progress(progress)
+        self._inputs = Inputs(inputs)
+        self._output = Output(output)
+        directories = list(tmp) or [default_directory(None if self._output.ordered else output)]
+        for directory in directories:
+            if not os.path.isdir(directory):
+                raise NotADirectoryError(20, "no such directory for scratch files", os.fspath(directory))
+        total = self._inputs.total
+        mean = self._inputs.mean_record(NEWLINE)
+        self._plan = plan or make_plan(
+            check_memory(self.memory, self._settings["backend"]), self._threads, total, mean
+        )
+        self._scratch = Scratch(directories, expected=int((total or 0) * (1 + 4 / mean)))
+        self._depth = 1
+        self._splits = 0
+
+    def run(self) -> ShuffleReport:
+        """Do it; whatever happens, scratch is gone afterwards, and the output is complete or absent."""
+        source: Source | None = None
+        try:
+            self._workspace = Workspace(self._plan.workspace)
+            self._crew = Crew(self._plan.threads, self._poll)
+            self._source = source = Source(self._inputs, NEWLINE, self._scratch, self._crew.check)
+            self._output.open()
+            store, records = self._scatter_inputs(source)
+            fanouts = (store.fanout,)
+            buckets = list(store.buckets(fanouts, gap_bits(fanouts), 0))
+            self._output.expected = sum(bucket.output_bytes for bucket in buckets)
+            self._measure = lambda: self._output.written
+            self._progress.phase("ordering", self._output.expected)
+            self._drain(buckets)
+            self._progress.close()
+            self._output.commit()
+        finally:
+            self._progress.close()
+            self._output.discard()
+            if source is not None:
+                source.close()
+            self._scratch.remove()
+        return ShuffleReport(
+            records=records,
+            bytes_in=source.bytes_read,
+            bytes_out=self._output.written,
+            seed=self.seed,
+            passes=self._depth + 1 if self._scratch.peak else 1,
+            buckets=store.fanout,
+            scratch_bytes=self._scratch.peak,
+            peak_memory=resident_memory()[1],
+            memory=self.memory,
+            seconds=time.monotonic() - self._started,
+            threads=self._plan.threads,
+            backend=self._settings["backend"],
+            isa=self._settings["isa"],
+            output=self._output.name,
+        )
+
+    def _poll(self) -> None:
+        self._progress.reached(self._measure())
+
+    def _scatter_inputs(self, source: Source) -> tuple[Store, int]:
+        plan = self._plan
+        files = FileStore(plan.fanout, self._scratch, "b")
+        store: Store = files
+        if plan.arena:
+            store = MemoryStore(plan.fanout, self._workspace.cut(plan.arena))
+        reference_size = NEVER if plan.arena or not self._inputs.regular else plan.reference_size()
+        fanouts = (plan.fanout,)
+        key = Key(self.seed, fanouts, gap_bits(fanouts), reference_size)
+        self._measure = lambda: source.bytes_read
+        self._progress.phase("reading" if plan.arena else "scattering", self._inputs.total)
+        scatter = Scatter(source, store, files, key, plan, self._workspace, NEWLINE, self._crew)
+        return scatter.run(), scatter.records
+
+    def _drain(self, buckets: Iterable[Bucket]) -> None:
+        """Write buckets that are neighbours in the output."""
+        gather = Gather(self._source, self._output, Key(self.seed, (), 0), self._plan, self._workspace, self._crew)
+        for how, members in groups(buckets, self._plan):
+            if how == "together":
+                gather.run(members, self._plan.threads)
+            elif how == "alone":
+                gather.run(members, 1)
+            else:
+                for bucket in members:
+                    self._drain(self._split(bucket))
+
+    def _split(self, bucket: Bucket) -> list[Bucket]:
+        """Scatter a bucket again, by the next bits of the keys."""
+        self._splits += 1
+        self._depth = max(self._depth, len(bucket.fanouts) + 1)
+        fanouts = (*bucket.fanouts, self._plan.split_fanout(bucket_cost(bucket.scratch_bytes, bucket.records)))
+        self._workspace.reset()
+        source = BucketSource(bucket, self._scratch)
+        try:
+            store = FileStore(fanouts[-1], self._scratch, f"s{self._splits}-")
+            key = Key(self.seed, fanouts, gap_bits(fanouts))
+            Scatter(source, store, None, key, self._plan, self._workspace, NEWLINE, self._crew).run()
+        finally:
+            source.close()
+        return list(store.buckets(fanouts, gap_bits(fanouts), bucket.first))
+
+
+def _check_threads(threads: int) -> int:
+    try:
+        value = operator.index(threads)
+    except TypeError:
+        raise TypeError(f"threads={threads!r}: an integer or None is needed") from None
+    if value < 1:
+        raise ValueError(f"threads={value}: at least 1 is needed")
+    return value

@@ -1,0 +1,261 @@
+"""What fits where: sizes as people write them, the memory promise, and how many buckets of what size follow from it."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+SMALLEST_MEMORY = {"c": 64 * MIB, "numba": 300 * MIB}
+"""Least ``mem`` of each backend; numba's compiler is what needs more."""
+
+INTERPRETER_GROWTH = 5 * MIB
+"""What the interpreter may still grow by once the plan is made: thread stacks, small objects, late imports."""
+
+SMALLEST_WORKSPACE = 12 * MIB
+
+ENTRY_BYTES = 16
+"""Memory that ordering takes for a record of a bucket."""
+
+WORD_BYTES = 4
+"""Scratch that a record takes beside its bytes."""
+
+RECORD_ARRAYS_BYTES = 4 + 4 + 8 + 2
+"""Start, size, number and bucket of a record of a block."""
+
+HEADROOM = 1.15
+"""Buckets differ by chance: plan for mean size times this; the few above it are split or taken alone."""
+
+MAX_BUCKETS = 512
+SLACK = 4096
+
+
+def parse_size(text: str | int, name: str = "mem") -> int:
+    """Bytes of a size such as 64M, 2G, 1.5GiB, 50% (of the machine's memory) or 1000000.
+
+    Suffixes K, M, G, T, with or without B or iB, are powers of 1024.
+    """
+    if isinstance(text, bool) or not isinstance(text, str | int):
+        raise TypeError(f"{name}={text!r}: an int or a string such as '2G' is needed")
+    if isinstance(text, int):
+        size = text
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|([kmgt]?)(?:i?b)?)\s*", text, re.IGNORECASE)
+        if match is None:
+            raise ValueError(f"{name}={text!r}: write a size such as 64M, 2G, 1.5GiB or 50%")
+        number, suffix, unit = match.groups()
+        factor = machine_memory() / 100 if suffix == "%" else 1024.0 ** " kmgt".index((unit or " ").lower())
+        if suffix == "%" and float(number) > 100:
+            raise ValueError(f"{name}={text!r}: at most 100%")
+        size = int(float(number) * factor)
+    if size <= 0:
+        raise ValueError(f"{name}={text!r}: must be above zero")
+    return size
+
+
+def format_size(size: float) -> str:
+    """A size as people read it: 3.2 GiB."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1000 or (unit == "bytes" and size < 1024):
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} TiB"
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or its control group's if that is less."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path) as file:
+                text = file.read().strip()
+        except OSError:
+            continue
+        if text.isdecimal():
+            total = min(total, int(text))
+    return total
+
+
+def resident_memory() -> tuple[int, int]:
+    """Bytes of this process in memory, now and at their highest."""
+    try:
+        with open("/proc/self/status") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["VmRSS"].split()[0]) * 1024, int(fields["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError):
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return peak, peak
+
+
+class Workspace:
+    """The one large piece of memory of a run, from which every buffer is cut: it bounds what the buffers can take.
+
+    Pages that a phase has touched are used again by the next one, so they are paid for once.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._map = mmap.mmap(-1, max(size, mmap.PAGESIZE))
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            try:
+                self._map.madvise(mmap.MADV_HUGEPAGE)
+            except OSError:
+                pass  # a kernel without huge pages: slower, not wrong
+        self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
+        self._used = 0
+
+    @property
+    def free(self) -> int:
+        """Bytes that can still be cut."""
+        return self.size - self._used
+
+    def cut(self, count: int, dtype: type[np.generic] = np.uint8) -> npt.NDArray[Any]:
+        """Take an array of `count` elements."""
+        begin = -(-self._used // 64) * 64
+        end = begin + count * np.dtype(dtype).itemsize
+        if end > self.size:
+            raise MemoryError(f"the plan cuts {end} bytes from a workspace of {self.size}")
+        self._used = end
+        return self.bytes[begin:end].view(dtype)
+
+    def reset(self) -> None:
+        """Take everything back; the caller no longer uses what was cut."""
+        self._used = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a run. Everything but the output depends on them.
+
+    Attributes
+    ----------
+    workspace : int
+        Bytes for all buffers together.
+    threads : int
+    block : int
+        Bytes of input that a thread takes at a time.
+    records : int
+        Records of a block that it handles at a time.
+    fanout : int
+        Buckets of the first level.
+    arena : int
+        Bytes of scratch that may stay in memory; 0 sends it to files from the start.
+    chunk : int
+        Bytes that are written to the output at a time.
+    max_fanout : int
+        Buckets at any level.
+    """
+
+    workspace: int
+    threads: int
+    block: int
+    records: int
+    fanout: int
+    arena: int
+    chunk: int
+    max_fanout: int = MAX_BUCKETS
+
+    @property
+    def placed(self) -> int:
+        """Bytes that the frames of one batch of records can take: those bytes, a word each, and skips."""
+        return self.block + SLACK + (WORD_BYTES + 1) * self.records + 64 * self.max_fanout
+
+    def reference_size(self) -> int:
+        """Records from this size on are not copied to scratch but read again from the input."""
+        return max(64, min(self.block // 2, self.bucket_limit // 32))
+
+    @property
+    def bucket_limit(self) -> int:
+        """Memory that a bucket may take when all threads order one each."""
+        return self.workspace // self.threads - self.chunk - SLACK
+
+    @property
+    def bucket_limit_alone(self) -> int:
+        """Memory that a bucket may take when one thread has all of it."""
+        return self.workspace - self.chunk - SLACK
+
+    def split_fanout(self, cost: float) -> int:
+        """How many buckets to make of something that costs so much memory to order."""
+        return max(2, min(self.max_fanout, math.ceil(HEADROOM * cost / self.bucket_limit)))
+
+
+def gap_bits(fanouts: tuple[int, ...]) -> int:
+    """Bits for the distance between neighbours in a bucket: 32 times the mean, so one in e^32 needs a skip."""
+    return min(24, max(6, math.prod(fanouts).bit_length() + 5))
+
+
+def bucket_cost(scratch_bytes: float, records: float) -> float:
+    """Memory for ordering a bucket."""
+    return scratch_bytes + ENTRY_BYTES * records + 256
+
+
+def check_memory(mem: int, backend: str) -> int:
+    """Bytes left for the workspace within `mem`; ValueError says what is needed if that is too little."""
+    smallest = SMALLEST_MEMORY[backend]
+    if mem < smallest:
+        raise ValueError(
+            f"mem={format_size(mem)}: the {backend} backend needs at least {smallest // MIB}M"
+            f"{' (its compiler; the C core works from 64M)' if backend == 'numba' else ''}"
+        )
+    resident = resident_memory()[0]
+    workspace = mem - resident - INTERPRETER_GROWTH - mem // 64
+    if workspace < SMALLEST_WORKSPACE:
+        needed = (resident + INTERPRETER_GROWTH + SMALLEST_WORKSPACE) * 64 // 63
+        raise ValueError(
+            f"mem={format_size(mem)}: this process already holds {format_size(resident)}, so at least "
+            f"{-(-needed // MIB)}M is needed; or run `python -m fastk.shuffle` in a process of its own"
+        )
+    return workspace
+
+
+BUCKET_TARGET = 48 * MIB
+BLOCK_TARGET = 16 * MIB
+CHUNK_TARGET = 1 * MIB
+
+
+def make_plan(workspace: int, threads: int, total: int | None, mean_record: float) -> Plan:
+    """Choose block, buckets and arena for `total` bytes of input (None: unknown) with records of that mean size."""
+    chunk = min(CHUNK_TARGET, workspace // (16 * threads))
+    # Memory of a thread that scatters, in blocks: the block, its record arrays, and the frames placed from it.
+    per_block = 1 + RECORD_ARRAYS_BYTES / 32 + 1 + (WORD_BYTES + 1) / 32
+    to_arena = per_block - 1 - (WORD_BYTES + 1) / 32
+    fixed = 256 * 1024
+
+    def block_for(memory: float, share: float) -> int:
+        return max(SLACK, min(BLOCK_TARGET, int((memory / threads - fixed) / share)))
+
+    if total is None:
+        # Should the arena overflow, its memory becomes the buffers that frames are placed in.
+        arena = workspace // 2
+        fanout = min(MAX_BUCKETS // 2, max(16, workspace // MIB))
+        block = block_for(workspace - arena, per_block)
+        return Plan(workspace, threads, block, block // 32, fanout, arena, chunk)
+
+    count = total / max(1.0, mean_record)
+    framed = total + WORD_BYTES * count
+    ordering = bucket_cost(framed, count)
+    arena = int(framed * 1.02) + MIB
+    block = min(block_for(workspace - arena, to_arena), max(64 * 1024, total // (2 * threads)))
+    in_memory_fanout = max(1, min(MAX_BUCKETS, math.ceil(ordering / BUCKET_TARGET)), threads if total > MIB else 1)
+    gathering = threads * (ENTRY_BYTES * count * HEADROOM / in_memory_fanout + chunk + SLACK)
+    scattering = threads * (256 * 1024 * to_arena + fixed)
+    if arena + max(gathering, scattering) <= workspace and workspace - arena > 0:
+        block = max(block, 64 * 1024)
+        return Plan(workspace, threads, block, block // 32 + 16, in_memory_fanout, arena, chunk)
+
+    block = block_for(workspace, per_block)
+    limit = workspace // threads - chunk - SLACK
+    fanout = max(math.ceil(HEADROOM * ordering / limit), math.ceil(ordering / BUCKET_TARGET))
+    return Plan(workspace, threads, block, block // 32, max(2, min(MAX_BUCKETS, fanout)), 0, chunk)

@@ -1,0 +1,342 @@
+"""Records of the inputs: a stream of blocks that end at a record's end, and single records read again by offset.
+
+The inputs form one stream, in the order given, with the delimiter that an input lacks at its end added there. Offsets
+are into that stream.
+"""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import itertools
+import os
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import kernels
+from .plan import SLACK, Plan, Workspace
+from .scratch import Bucket, FileStore, Scratch, punch_hole, read_exactly
+
+STDIN = "-"
+BY_REFERENCE = 0x80000000
+REFERENCE_BYTES = 16
+NEVER = 0x7FFFFFFF
+"""A reference size that no record of a block reaches."""
+SAMPLES = 16
+SAMPLE_BYTES = 64 * 1024
+
+
+class InputChangedError(OSError):
+    """An input was not the same file, or not of the same size or time, when it was read again."""
+
+
+class Buffers:
+    """Memory of one thread that scatters: a block, and the records found in it."""
+
+    def __init__(self, workspace: Workspace, plan: Plan) -> None:
+        self.block = workspace.cut(plan.block + SLACK)
+        self.view = memoryview(self.block)
+        self.start = workspace.cut(plan.records, np.uint32)
+        self.size = workspace.cut(plan.records, np.uint32)
+        self.number = workspace.cut(plan.records, np.uint64)
+        self.bucket = workspace.cut(plan.records, np.uint16)
+        self.placed: npt.NDArray[np.uint8] | None = workspace.cut(plan.placed) if not plan.arena else None
+
+
+@dataclass
+class Block:
+    """A stretch of whole records, in the buffers it was read into.
+
+    ``listed`` records, with their numbers, are already known if the source knew them; else the block is to be split at
+    its delimiters. ``offset`` is that of its first byte.
+    """
+
+    size: int
+    offset: int
+    listed: int | None = None
+
+
+@dataclass(frozen=True)
+class _Identity:
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> _Identity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class Inputs:
+    """The files to be shuffled, checked before anything is written."""
+
+    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+        self.paths = [os.fspath(path) for path in paths]
+        if self.paths.count(STDIN) > 1:
+            raise ValueError("inputs: '-' (standard input) can be given once")
+        self.identities: list[_Identity] = []
+        self.regular = True
+        self._sizes: list[int | None] = []
+        for path in self.paths:
+            status = os.fstat(sys.stdin.fileno()) if path == STDIN else self._probe(path)
+            self.identities.append(_Identity.of(status))
+            regular = stat.S_ISREG(status.st_mode)
+            self.regular &= regular and path != STDIN
+            self._sizes.append(max(0, status.st_size - self._begin(path)) if regular else None)
+
+    @staticmethod
+    def _begin(path: str) -> int:
+        return os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR) if path == STDIN else 0
+
+    @staticmethod
+    def _probe(path: str) -> os.stat_result:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if stat.S_ISREG(status.st_mode):
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        elif not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return status
+
+    @property
+    def total(self) -> int | None:
+        """Bytes of all inputs; None if one of them does not say."""
+        sizes = [size for size in self._sizes if size is not None]
+        return sum(sizes) if len(sizes) == len(self._sizes) else None
+
+    def open(self, index: int) -> int:
+        """Open an input for reading; regular files must still be the ones that were checked."""
+        path = self.paths[index]
+        if path == STDIN:
+            return os.dup(sys.stdin.fileno())
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.check(index, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def check(self, index: int, fd: int) -> None:
+        """InputChangedError unless the open file is the one that was checked at the start, unchanged."""
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and self.paths[index] != STDIN:
+            if _Identity.of(status) != self.identities[index]:
+                raise InputChangedError(
+                    errno.EIO, "the input changed while it was being shuffled; nothing was written", self.paths[index]
+                )
+
+    def mean_record(self, delimiter: int) -> float:
+        """Estimate of the mean record size, from samples spread over the inputs. It affects speed alone."""
+        total = self.total
+        if not total:
+            return 1.0
+        buffer = np.empty(SAMPLE_BYTES, np.uint8)
+        read = found = 0
+        ends = list(itertools.accumulate(size or 0 for size in self._sizes))
+        for sample in range(SAMPLES):
+            at = total * sample // SAMPLES
+            index = bisect.bisect_right(ends, at)
+            fd = self.open(index)
+            try:
+                within = at - (ends[index - 1] if index else 0)
+                count = os.preadv(fd, [memoryview(buffer)], self._begin(self.paths[index]) + within)
+            finally:
+                os.close(fd)
+            read += count
+            found += kernels.count_byte(buffer, count, delimiter)
+            if total <= SAMPLE_BYTES:
+                break
+        return read / max(found, 1)
+
+
+class Source:
+    """Reads the inputs block by block; one thread at a time."""
+
+    def __init__(self, inputs: Inputs, delimiter: int, scratch: Scratch, check: Callable[[], None]) -> None:
+        self.inputs = inputs
+        self.delimiter = delimiter
+        self.bytes_read = 0
+        self.references = 0
+        self._scratch = scratch
+        self._check = check
+        self._carry = b""
+        self._position = 0
+        self._starts: list[int] = []
+        self._fd: int | None = None
+        self._index = -1
+        self._last = delimiter
+        self._spool: tuple[int, str] | None = None
+        self._spooled = 0
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        if self._spool is not None:
+            os.close(self._spool[0])
+            self._spool = None
+
+    def _read(self, view: memoryview) -> int:
+        """Next bytes of the stream; 0 at its end."""
+        while True:
+            if self._fd is None:
+                if self._index + 1 == len(self.inputs.paths):
+                    return 0
+                self._index += 1
+                self._fd = self.inputs.open(self._index)
+                self._starts.append(self._position)
+                self._last = self.delimiter
+            try:
+                count = os.readv(self._fd, [view])
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, self.inputs.paths[self._index]) from error
+            if count:
+                self._last = view[count - 1]
+                self._position += count
+                self.bytes_read += count
+                return count
+            self.inputs.check(self._index, self._fd)
+            os.close(self._fd)
+            self._fd = None
+            if self._last != self.delimiter:
+                view[0] = self.delimiter
+                self._position += 1
+                return 1
+
+    def _fill(self, view: memoryview, filled: int) -> int:
+        while filled < len(view):
+            self._check()
+            count = self._read(view[filled:])
+            if count == 0:
+                break
+            filled += count
+        return filled
+
+    def read(self, buffers: Buffers, limit: int) -> Block | None:
+        """Fill the buffers with whole records, of at most `limit` bytes together; None at the end."""
+        view = buffers.view[:limit]
+        carried = len(self._carry)
+        view[:carried] = self._carry
+        offset = self._position - carried
+        filled = self._fill(view, carried)
+        if filled == 0:
+            return None
+        last = kernels.rfind_byte(buffers.block, filled, self.delimiter)
+        if last == filled:
+            return self._read_giant(buffers, filled, offset)
+        self._carry = bytes(view[last + 1 : filled])
+        return Block(last + 1, offset)
+
+    def _read_giant(self, buffers: Buffers, filled: int, offset: int) -> Block:
+        """A record that does not end in the block: it is read on to its end and passed on by reference."""
+        length = 0
+        begin = offset if self.inputs.regular else self._spooled
+        while True:
+            end = kernels.find_byte(buffers.block, filled, self.delimiter)
+            taken = min(end + 1, filled)
+            length += taken
+            if not self.inputs.regular:
+                self._keep(buffers.view[:taken])
+            if end < filled:
+                break
+            filled = self._fill(buffers.view[: len(buffers.view) - SLACK], 0)
+        self._carry = bytes(buffers.view[taken:filled])
+        buffers.block[:REFERENCE_BYTES].view(np.uint64)[:] = (length << 1 | 1, begin)
+        buffers.start[0] = 0
+        buffers.size[0] = REFERENCE_BYTES | BY_REFERENCE
+        return Block(REFERENCE_BYTES, offset, listed=1)
+
+    def _keep(self, data: memoryview) -> None:
+        """Save a piece of a giant record that cannot be read again."""
+        if self._spool is None:
+            path = self._scratch.path("giants")
+            self._spool = self._scratch.create(path), path
+        fd, path = self._spool
+        self._scratch.write(fd, data, self._spooled, path)
+        self._spooled += len(data)
+
+    def copy(self, offset: int, length: int, through: memoryview, write: Callable[[memoryview], None]) -> None:
+        """Write a record that was passed on by reference; any thread."""
+        if self._spool is not None:
+            fd, path = self._spool
+            for done in range(0, length, len(through)):
+                piece = through[: min(len(through), length - done)]
+                read_exactly(fd, piece, offset + done, path)
+                self._check()
+                write(piece)
+            return
+        index = bisect.bisect_right(self._starts, offset) - 1
+        begin = offset - self._starts[index]
+        here = min(length, self.inputs.identities[index].size - begin)
+        fd = self.inputs.open(index)
+        try:
+            for done in range(0, here, len(through)):
+                piece = through[: min(len(through), here - done)]
+                read_exactly(fd, piece, begin + done, self.inputs.paths[index])
+                self._check()
+                write(piece)
+            self.inputs.check(index, fd)
+        finally:
+            os.close(fd)
+        if here < length:
+            write(memoryview(bytes([self.delimiter])))
+
+
+class BucketSource:
+    """Reads a bucket's frames back, to split it again; one thread at a time."""
+
+    def __init__(self, bucket: Bucket, scratch: Scratch) -> None:
+        assert isinstance(bucket.store, FileStore)
+        self._bucket = bucket
+        self._scratch = scratch
+        self._path = bucket.store.path(bucket.index)
+        self._fd = scratch.open(self._path)
+        self._carry = b""
+        self._at = 0
+        self._state = np.array([0, 2**64 - 1], np.uint64)
+        self._mean = bucket.scratch_bytes / bucket.records
+        self.bytes_read = 0
+
+    def close(self) -> None:
+        """Close the file and delete it."""
+        os.close(self._fd)
+        os.unlink(self._path)
+
+    def read(self, buffers: Buffers, limit: int) -> Block | None:
+        """Fill the buffers with whole frames and list their records; None at the end."""
+        filled = len(self._carry)
+        buffers.view[:filled] = self._carry
+        wanted = max(filled + SLACK, int(self._mean * len(buffers.start)))
+        while True:
+            count = min(min(wanted, len(buffers.view)) - filled, self._bucket.scratch_bytes - self._at)
+            if filled + count == 0:
+                return None
+            read_exactly(self._fd, buffers.view[filled : filled + count], self._at, self._path)
+            punch_hole(self._fd, self._at, count)
+            self._scratch.consumed(count)
+            self._at += count
+            filled += count
+            self._state[0] = 0
+            records = kernels.split_frames(
+                buffers.block, filled, self._bucket.gap_bits, self._state, buffers.start, buffers.size, buffers.number,
+                len(buffers.start),
+            )  # fmt: skip
+            used = int(self._state[0])
+            if used:
+                break
+            if count == 0:
+                raise OSError(errno.EIO, "the scratch file is damaged", self._path)
+            wanted *= 2
+        self._carry = bytes(buffers.view[used:filled])
+        self.bytes_read += used
+        return Block(used, 0, listed=records)
+

@@ -1,0 +1,128 @@
+"""What a run says while it works and when it is done."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
+
+from .plan import format_size
+
+PROGRESS = ("auto", "always", "never")
+
+
+@dataclass(frozen=True)
+class ShuffleReport:
+    """What a shuffle did.
+
+    Attributes
+    ----------
+    records : int
+        Records written.
+    bytes_in, bytes_out : int
+        Bytes read from the inputs and written to the output; they differ by the delimiters that inputs lacked.
+    seed : int
+        The seed used: with it the run can be repeated.
+    passes : int
+        How often the data was written: 1 in memory, 2 with scratch, more if buckets were split again.
+    buckets : int
+        Buckets of the first pass.
+    scratch_bytes : int
+        Most bytes that scratch files held at once.
+    peak_memory : int
+        Peak resident memory of the process in bytes, interpreter included.
+    memory : int
+        The promise, `mem`, in bytes.
+    seconds : float
+        Wall time.
+    threads : int
+        Threads used.
+    backend, isa : str
+        What the kernels ran on; `isa` is None on numba.
+    output : str
+        Where the records went.
+    """
+
+    records: int
+    bytes_in: int
+    bytes_out: int
+    seed: int
+    passes: int
+    buckets: int
+    scratch_bytes: int
+    peak_memory: int
+    memory: int
+    seconds: float
+    threads: int
+    backend: str
+    isa: str | None
+    output: str
+
+    @property
+    def rate(self) -> float:
+        """Output bytes per second."""
+        return self.bytes_out / self.seconds if self.seconds else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields and the rate, for JSON."""
+        return {**asdict(self), "rate": self.rate}
+
+    def __str__(self) -> str:
+        where = (
+            "in memory, without scratch files"
+            if not self.scratch_bytes
+            else f"in {self.passes} passes through {self.buckets} buckets, {format_size(self.scratch_bytes)} of scratch"
+        )
+        on = f"{self.backend} {self.isa}" if self.isa else self.backend
+        return textwrap.fill(
+            f"Shuffled {self.records:,} record{'' if self.records == 1 else 's'} ({format_size(self.bytes_out)}) {where}, "
+            f"in {self.seconds:.3g} s ({format_size(self.rate)}/s) on {self.threads} thread"
+            f"{'' if self.threads == 1 else 's'} of {on}. Peak memory {format_size(self.peak_memory)} of the "
+            f"{format_size(self.memory)} allowed. Seed {self.seed}: the same seed and records give the same order again.",
+            width=100,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+
+class Progress:
+    """A bar for each phase on standard error, if it is wanted; without tqdm a line for each phase."""
+
+    def __init__(self, when: str, stream: TextIO | None = None) -> None:
+        if when not in PROGRESS:
+            raise ValueError(f"progress={when!r}: allowed are {', '.join(PROGRESS)}")
+        self._stream = sys.stderr if stream is None else stream
+        self._bar: Any = None
+        self._tqdm: Any = None
+        self.shown = when == "always" or (when == "auto" and self._stream is not None and self._stream.isatty())
+        if self.shown:
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                self._stream.write("fastk-shuffle: for a progress bar, pip install 'fastk-kernels[io]'\n")
+            else:
+                self._tqdm = tqdm
+
+    def phase(self, name: str, total: int | None) -> None:
+        """Begin a phase that handles so many bytes."""
+        self.close()
+        if self._tqdm is not None:
+            self._bar = self._tqdm(
+                total=total, desc=name, unit="B", unit_scale=True, unit_divisor=1024, file=self._stream, leave=False,
+                mininterval=0.1, dynamic_ncols=True,
+            )  # fmt: skip
+        elif self.shown:
+            self._stream.write(f"fastk-shuffle: {name}{'' if total is None else ' ' + format_size(total)}\n")
+            self._stream.flush()
+
+    def reached(self, done: int) -> None:
+        """So many bytes of the phase are done."""
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """End the phase."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,302 @@
+"""Where scattered records wait for their turn: in memory while they fit, else in private files, one a bucket."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .plan import format_size
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
+
+U64 = npt.NDArray[np.uint64]
+U8 = npt.NDArray[np.uint8]
+
+
+class NoSpaceError(OSError):
+    """A file system is full.
+
+    Attributes
+    ----------
+    filename : str
+        The path that was written.
+    missing : int
+        Bytes that were still to be written there, as far as they are known.
+    """
+
+    def __init__(self, cause: OSError, path: str, what: str, missing: int, advice: str) -> None:
+        directory = os.path.dirname(path) or "."
+        try:
+            free = f", where {format_size(shutil.disk_usage(directory).free)} is free"
+        except OSError:
+            free = ""
+        least = f"{format_size(missing)} ({missing} bytes) more was needed" if missing else "more was needed"
+        super().__init__(cause.errno, f"{os.strerror(cause.errno or 0)} while writing {what}: {least}{free}; {advice}", path)
+        self.missing = missing
+
+
+def write_all(fd: int, data: memoryview, offset: int | None) -> int:
+    """Write all of `data`, at `offset` or (None) where the file stands; returns the calls' sum."""
+    written = 0
+    while written < len(data):
+        rest = data[written:]
+        written += os.write(fd, rest) if offset is None else os.pwrite(fd, rest, offset + written)
+    return written
+
+
+def read_exactly(fd: int, into: memoryview, offset: int, path: str) -> None:
+    """Fill `into` from the file; OSError if it ends too early."""
+    done = 0
+    while done < len(into):
+        count = os.preadv(fd, [into[done:]], offset + done)
+        if count == 0:
+            raise OSError(errno.EIO, "the file has become shorter", path)
+        done += count
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Give the blocks of a range back to the file system, where it can do that."""
+    try:
+        fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    except (OSError, AttributeError):
+        return
+    fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length)
+
+
+@dataclass
+class Bucket:
+    """What a bucket holds and where it goes.
+
+    ``fanouts`` is the number of buckets at each level down to this one, ``first`` the output offset of its first byte.
+    """
+
+    index: int
+    fanouts: tuple[int, ...]
+    gap_bits: int
+    records: int
+    scratch_bytes: int
+    output_bytes: int
+    first: int
+    store: Store
+
+
+class Store:
+    """Frames of the buckets of one scatter. Space is reserved in the order of the input, under the scatter's turn."""
+
+    in_memory = False
+
+    def reserve(self, sizes: U64) -> U64:
+        """Where a batch's frames begin, bucket by bucket."""
+        raise NotImplementedError
+
+    def __init__(self, fanout: int) -> None:
+        self.fanout = fanout
+        self.previous: U64 = np.full(fanout, 2**64 - 1, np.uint64)
+        self.totals: U64 = np.zeros((fanout, 3), np.uint64)
+
+    def link(self, tally: U64, gap_bits: int) -> tuple[U64, U64]:
+        """Chain a batch to what came before: the bytes of each bucket, and the record numbers before its first ones."""
+        gap_max = np.uint64(2**gap_bits - 1)
+        some = tally[:, 0] > 0
+        skipped = np.where(some, (tally[:, 3] - self.previous - np.uint64(1)) // gap_max, np.uint64(0))
+        sizes = tally[:, 1] + skipped * np.uint64(4)
+        before = self.previous.copy()
+        self.previous[some] = tally[some, 4]
+        self.totals[:, 0] += tally[:, 0]
+        self.totals[:, 1] += sizes
+        self.totals[:, 2] += tally[:, 2]
+        return sizes, before
+
+    def finish(self) -> None:
+        """No more is written."""
+
+    def buckets(self, fanouts: tuple[int, ...], gap_bits: int, first: int) -> Iterator[Bucket]:
+        """The buckets that are not empty, in the order of the output."""
+        for index, (records, scratch_bytes, output_bytes) in enumerate(self.totals.tolist()):
+            if records:
+                yield Bucket(index, fanouts, gap_bits, records, scratch_bytes, output_bytes, first, self)
+            first += output_bytes
+
+
+class MemoryStore(Store):
+    """Frames in an arena: a batch takes a stretch of it, with a segment for each bucket."""
+
+    in_memory = True
+
+    def __init__(self, fanout: int, arena: U8) -> None:
+        super().__init__(fanout)
+        self.arena = arena
+        self.used = 0
+        self.segments: list[tuple[U64, U64]] = []
+
+    def room(self, size: int) -> bool:
+        """Whether that much still fits."""
+        return self.used + size <= len(self.arena)
+
+    def reserve(self, sizes: U64) -> U64:
+        """Positions in the arena at which a batch's frames begin, bucket by bucket."""
+        ends = np.cumsum(sizes, dtype=np.uint64) + np.uint64(self.used)
+        begins = ends - sizes
+        self.used = int(ends[-1])
+        self.segments.append((begins, ends))
+        return begins
+
+    def segments_of(self, index: int) -> list[tuple[int, int]]:
+        """Stretches of the arena that hold a bucket, in the order of the input."""
+        found = ((int(begins[index]), int(ends[index])) for begins, ends in self.segments)
+        return [(begin, end) for begin, end in found if begin < end]
+
+
+class FileStore(Store):
+    """Frames in files, one a bucket, spread over the scratch directories."""
+
+    def __init__(self, fanout: int, scratch: Scratch, label: str) -> None:
+        super().__init__(fanout)
+        self._scratch = scratch
+        self._label = label
+        self.ends: U64 = np.zeros(fanout, np.uint64)
+        self._fds: dict[int, int] = {}
+        self._opening = threading.Lock()
+
+    def path(self, index: int) -> str:
+        """File of a bucket."""
+        return self._scratch.path(f"{self._label}{index:04d}", index)
+
+    def reserve(self, sizes: U64) -> U64:
+        """Offsets in the buckets' files at which a batch's frames begin."""
+        begins = self.ends.copy()
+        self.ends += sizes
+        return begins
+
+    def write(self, index: int, data: memoryview, offset: int) -> None:
+        """Write a piece of a bucket at its reserved offset."""
+        fd = self._fds.get(index)
+        if fd is None:
+            with self._opening:
+                fd = self._fds.get(index)
+                if fd is None:
+                    fd = self._fds[index] = self._scratch.create(self.path(index))
+        self._scratch.write(fd, data, offset, self.path(index))
+
+    def finish(self) -> None:
+        with self._opening:
+            for fd in self._fds.values():
+                os.close(fd)
+            self._fds.clear()
+
+    def adopt(self, memory: MemoryStore) -> None:
+        """Take over what a store in memory holds, and its place in the record numbers."""
+        self.previous, self.totals = memory.previous, memory.totals
+        view = memoryview(memory.arena)
+        for index in range(self.fanout):
+            segments = memory.segments_of(index)
+            offset = int(self.ends[index])
+            for begin, end in segments:
+                self.write(index, view[begin:end], offset)
+                offset += end - begin
+            self.ends[index] = offset
+        memory.segments.clear()
+        memory.used = 0
+
+    def load(self, bucket: Bucket, into: memoryview) -> None:
+        """Read a bucket's file and delete it."""
+        path = self.path(bucket.index)
+        fd = self._scratch.open(path)
+        try:
+            read_exactly(fd, into, 0, path)
+        finally:
+            os.close(fd)
+        self.discard(bucket)
+
+    def discard(self, bucket: Bucket) -> None:
+        """Delete a bucket's file, which has been used."""
+        self._scratch.delete(self.path(bucket.index), bucket.scratch_bytes)
+
+
+class Scratch:
+    """The private directories of one run, made when first needed and removed at the end."""
+
+    def __init__(self, directories: Sequence[str | os.PathLike[str]], expected: int) -> None:
+        self._parents = [os.fspath(d) for d in directories]
+        self._made: list[str] = []
+        self._expected = expected
+        self._lock = threading.Lock()
+        self.written = 0
+        self.held = 0
+        self.peak = 0
+
+    @property
+    def used(self) -> bool:
+        """Whether anything went to scratch files."""
+        return bool(self._made)
+
+    def path(self, name: str, index: int = 0) -> str:
+        """Path of a scratch file; `index` spreads files over the directories."""
+        with self._lock:
+            if not self._made:
+                for parent in self._parents:
+                    try:
+                        self._made.append(tempfile.mkdtemp(prefix="fastk-shuffle-", dir=parent))
+                    except OSError as error:
+                        raise OSError(error.errno, f"cannot make scratch files: {error.strerror}", parent) from error
+        return os.path.join(self._made[index % len(self._made)], name)
+
+    def create(self, path: str) -> int:
+        """Open a new scratch file for writing."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def open(self, path: str) -> int:
+        """Open a scratch file for reading."""
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def write(self, fd: int, data: memoryview, offset: int, path: str) -> None:
+        """Write at an offset, counting; NoSpaceError when the file system is full."""
+        try:
+            write_all(fd, data, offset)
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                missing = max(len(data), self._expected - self.written)
+                advice = "free some space, or name other directories with --tmp (tmp=)"
+                raise NoSpaceError(error, path, "scratch", missing, advice) from error
+            raise OSError(error.errno, error.strerror, path) from error
+        with self._lock:
+            self.written += len(data)
+            self.held += len(data)
+            self.peak = max(self.peak, self.held)
+
+    def consumed(self, size: int) -> None:
+        """Count scratch that has been given back."""
+        with self._lock:
+            self.held -= size
+
+    def delete(self, path: str, size: int) -> None:
+        """Delete a file of that size."""
+        os.unlink(path)
+        self.consumed(size)
+
+    def remove(self) -> None:
+        """Remove everything."""
+        for directory in self._made:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def default_directory(output: str | os.PathLike[str] | None) -> str:
+    """TMPDIR if it is set, else beside the output: /tmp is often small or in memory."""
+    if os.environ.get("TMPDIR"):
+        return os.environ["TMPDIR"]
+    if output is None:
+        return tempfile.gettempdir()
+    return str(Path(output).resolve().parent)
+

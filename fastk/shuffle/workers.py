@@ -1,0 +1,85 @@
+"""A few threads that pass ordered steps: everything that is the same for scattering and gathering."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+POLL_SECONDS = 0.05
+
+
+class Cancelled(Exception):
+    """Raised in a worker when another one failed or the caller was interrupted."""
+
+
+class Turn:
+    """Lets steps 0, 1, 2, ... through a section of code one at a time and in this order."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._next = 0
+
+    @contextmanager
+    def of(self, step: int) -> Iterator[None]:
+        """Wait until all earlier steps have left, and leave at the end."""
+        with self._crew.changed:
+            while self._next != step:
+                self._crew.check()
+                self._crew.changed.wait()
+        yield
+        with self._crew.changed:
+            self._next = step + 1
+            self._crew.changed.notify_all()
+
+
+class Crew:
+    """Runs the same work on several threads; the first failure stops them all and is raised in the caller."""
+
+    def __init__(self, threads: int, poll: Callable[[], None] = lambda: None) -> None:
+        self.threads = threads
+        self.changed = threading.Condition()
+        self._poll = poll
+        self._error: BaseException | None = None
+        self._stop = False
+
+    def check(self) -> None:
+        """Raise Cancelled if the work is to stop."""
+        if self._stop:
+            raise Cancelled
+
+    def _fail(self, error: BaseException | None) -> None:
+        with self.changed:
+            self._stop = True
+            self._error = self._error or error
+            self.changed.notify_all()
+
+    def run(self, work: Callable[[], None], threads: int | None = None) -> None:
+        """Call ``work()`` on each thread, and ``poll()`` in this one until they have returned."""
+
+        def guarded() -> None:
+            try:
+                work()
+            except Cancelled:
+                pass
+            except BaseException as error:
+                self._fail(error)
+
+        count = self.threads if threads is None else threads
+        running = [threading.Thread(target=guarded, name=f"fastk-{i}", daemon=True) for i in range(count)]
+        try:
+            for thread in running:
+                thread.start()
+            for thread in running:
+                while thread.is_alive():
+                    thread.join(POLL_SECONDS)
+                    self._poll()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            for thread in running:
+                if thread.ident is not None:
+                    thread.join()
+        if self._error is not None:
+            raise self._error
