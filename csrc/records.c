@@ -390,19 +390,17 @@ FASTK_STAMP(void, scatter_place,
 
 /* ---- ordering a bucket ---- */
 
-/* An entry (rest of the key, position of the frame) for each frame of base[from:to]. Returns their number, or SIZE_MAX
- * if the frames do not end at `to` or outnumber the capacity: the bucket is damaged. */
-FASTK_INLINE size_t frames_index_body(int level, const uint8_t *base, size_t from, size_t to, unsigned gap_bits,
-                                      uint64_t *previous, uint64_t key0, uint64_t key1, const uint64_t *fanout,
-                                      size_t levels, uint64_t *entries, size_t capacity) {
+/* An entry (rest of the key, position of the frame) for each whole frame of base[state[0]:to], up to the capacity.
+ * state holds the position and the previous record number, before and after. Returns the number of entries. */
+FASTK_INLINE size_t frames_index_body(int level, const uint8_t *base, size_t to, unsigned gap_bits, uint64_t *state,
+                                      uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels,
+                                      uint64_t *entries, size_t capacity) {
     (void)level;
     const uint32_t gap_mask = (UINT32_C(1) << gap_bits) - 1;
     keys_t keys = keys_begin(key0, key1);
-    uint64_t number = *previous, bucket;
-    size_t m = 0;
-    for (size_t at = from; at < to;) {
-        if (to - at < WORD)
-            return SIZE_MAX;
+    uint64_t number = state[1], bucket;
+    size_t m = 0, at = (size_t)state[0];
+    while (m < capacity && at <= to && to - at >= WORD) {
         uint32_t word = load32(base + at), gap = word & gap_mask;
         uint64_t bytes = word >> gap_bits, head = WORD;
         if (FASTK_UNLIKELY(word == 0)) {
@@ -412,26 +410,27 @@ FASTK_INLINE size_t frames_index_body(int level, const uint8_t *base, size_t fro
         }
         if (FASTK_UNLIKELY(bytes == 0)) {
             if (to - at < WORD + DESCRIPTOR)
-                return SIZE_MAX;
+                break;
             uint64_t descriptor = load64(base + at + WORD);
             head += DESCRIPTOR;
             bytes = descriptor & 1 ? REFERENCE - DESCRIPTOR : descriptor >> 1;
         }
-        if (m == capacity || to - at < head || to - at - head < bytes)
-            return SIZE_MAX;
+        if (to - at < head || to - at - head < bytes)
+            break;
         number += gap;
         entries[2 * m] = descend(key_of(&keys, number), fanout, levels, &bucket);
         entries[2 * m + 1] = at;
         at += head + bytes;
         ++m;
     }
-    *previous = number;
+    state[0] = at;
+    state[1] = number;
     return m;
 }
 FASTK_STAMP(size_t, frames_index,
-            (const uint8_t *base, size_t from, size_t to, unsigned gap_bits, uint64_t *previous, uint64_t key0,
-             uint64_t key1, const uint64_t *fanout, size_t levels, uint64_t *entries, size_t capacity),
-            (base, from, to, gap_bits, previous, key0, key1, fanout, levels, entries, capacity))
+            (const uint8_t *base, size_t to, unsigned gap_bits, uint64_t *state, uint64_t key0, uint64_t key1,
+             const uint64_t *fanout, size_t levels, uint64_t *entries, size_t capacity),
+            (base, to, gap_bits, state, key0, key1, fanout, levels, entries, capacity))
 
 typedef struct {
     uint64_t key, position;

@@ -30,8 +30,8 @@ SIGNATURES = [
     " u64[levels] fanout, size levels, uint gap_bits, u32 reference_size, u16[m] bucket, u64[0] tally)",
     "void scatter_place(u8[0] buf, u32[m] start, u32[m] size, u64[m] number, u16[m] bucket, size m, uint gap_bits,"
     " u32 reference_size, u64 offset, u64[0] previous, u64[0] position, u8[0] out)",
-    "size frames_index(u8[to] base, size from, size to, uint gap_bits, u64[1] previous, u64 key0, u64 key1,"
-    " u64[levels] fanout, size levels, u64[2*capacity] entries, size capacity)",
+    "size frames_index(u8[to] base, size to, uint gap_bits, u64[2] state, u64 key0, u64 key1, u64[levels] fanout,"
+    " size levels, u64[2*capacity] entries, size capacity)",
     "void entries_sort(u64[2*m] entries, size m)",
     "size gather(u8[0] base, u64[2*to] entries, size from, size to, uint gap_bits, u8[capacity] out, size capacity,"
     " u64[1] written)",

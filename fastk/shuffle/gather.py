@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
 import struct
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 import numpy as np
+import numpy.typing as npt
 
 from ..config import kernels
-from .plan import ENTRY_BYTES, Plan, Workspace, bucket_cost
+from .plan import Plan, Workspace, bucket_cost
 from .records import Source
 from .scatter import Key
-from .scratch import NO_SPACE, Bucket, FileStore, MemoryStore, NoSpaceError, write_all
+from .scratch import NO_SPACE, Bucket, Extent, MemoryStore, NoSpaceError, Scratch, read_exactly, write_all
 from .workers import Crew, Turn
 
 STDOUT = "-"
-DAMAGED = 2**64 - 1
+LOAD_BYTES = 512 * 1024
+"""Bytes of a bucket that are read at a time: what a second-level cache keeps."""
+
+U8 = npt.NDArray[np.uint8]
+U64 = npt.NDArray[np.uint64]
 
 
 class Output:
@@ -35,6 +42,7 @@ class Output:
         self.written = 0
         self._fd: int | None = None
         self._partial: str | None = None
+        self._counting = threading.Lock()
         if self.name == STDOUT:
             self.ordered = True
             return
@@ -45,28 +53,39 @@ class Output:
             self.ordered = False
         else:
             if stat.S_ISDIR(status.st_mode):
-                raise IsADirectoryError(21, os.strerror(21), self.name)
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.name)
             self.ordered = not stat.S_ISREG(status.st_mode)
         directory = os.path.dirname(self._target)
         if not os.path.isdir(directory):
-            raise FileNotFoundError(2, os.strerror(2), directory)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directory)
         if not self.ordered and not os.access(directory, os.W_OK | os.X_OK):
-            raise PermissionError(13, os.strerror(13), directory)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory)
 
-    def open(self) -> None:
-        """Start writing."""
+    @property
+    def directory(self) -> str | None:
+        """Where the output will be, if it is a file that can be written anywhere and renamed."""
+        return None if self.ordered else os.path.dirname(self._target)
+
+    def open(self, directory: str | None = None) -> None:
+        """Start writing, in a directory of the same file system (None: where the output will be)."""
         if self.name == STDOUT:
             sys.stdout.flush()
             self._fd = os.dup(sys.stdout.fileno())
         elif self.ordered:
             self._fd = os.open(self._target, os.O_WRONLY | os.O_CLOEXEC)
         else:
-            directory, base = os.path.split(self._target)
+            beside, base = os.path.split(self._target)
             # a name of its own, so that two runs with one output do not write into each other's file
-            partial = os.path.join(directory, f".{base[:200]}.{secrets.token_hex(6)}.partial")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            partial = os.path.join(directory or beside, f".{base[:200]}.{secrets.token_hex(6)}.partial")
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(partial, flags, 0o666)
             self._partial = partial
+
+    @property
+    def file(self) -> tuple[int, str]:
+        """The open file and its path."""
+        assert self._fd is not None
+        return self._fd, self._partial or self.name
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write a piece; `offset` is where it belongs, and where it comes next if the output is written in order."""
@@ -78,10 +97,13 @@ class Output:
                 missing = max(len(data), self.expected - self.written)
                 raise NoSpaceError(error, self.name, "the output", missing, "free some space there") from error
             raise OSError(error.errno, error.strerror, self.name) from error
-        self.written += len(data)
+        with self._counting:
+            self.written += len(data)
 
     def commit(self) -> None:
         """The output is complete: give it its name."""
+        if self._partial is not None and self._fd is not None:
+            os.ftruncate(self._fd, self.written)
         self._close()
         if self._partial is not None:
             os.replace(self._partial, self._target)
@@ -107,9 +129,17 @@ class Gather:
     """Orders buckets of one store and writes them."""
 
     def __init__(
-        self, source: Source, output: Output, key: Key, plan: Plan, workspace: Workspace, crew: Crew
+        self,
+        source: Source,
+        output: Output,
+        key: Key,
+        plan: Plan,
+        workspace: Workspace,
+        scratch: Scratch,
+        crew: Crew,
     ) -> None:
         self._source = source
+        self._scratch = scratch
         self._output = output
         self._key = key
         self._plan = plan
@@ -124,6 +154,7 @@ class Gather:
         if not in_memory:
             self._workspace.reset()
         threads = min(threads, len(buckets))
+        self._loading = Turn(self._crew)
         self._writing = Turn(self._crew)
         self._todo: Iterator[tuple[int, Bucket]] = enumerate(buckets)
         scratch_bytes = 0 if in_memory else max(bucket.scratch_bytes for bucket in buckets)
@@ -147,41 +178,57 @@ class Gather:
                 step, bucket = next(self._todo, (0, None))
             if bucket is None:
                 return
-            base = self._order(bucket, space, entries)
+            base = self._order(step, bucket, space, entries)
             if self._output.ordered:
                 with self._writing.of(step):
                     self._write(bucket, base, entries, chunk)
             else:
                 self._write(bucket, base, entries, chunk)
 
-    def _order(self, bucket: Bucket, space: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    def _order(self, step: int, bucket: Bucket, space: U8, entries: U64) -> U8:
         """Load a bucket and sort its entries; returns the memory that they point into."""
         store = bucket.store
         if isinstance(store, MemoryStore):
-            base, segments = store.arena, store.segments_of(bucket.index)
+            base, found = store.arena, 0
+            state = np.array([0, 2**64 - 1], np.uint64)
+            for begin, end in store.segments_of(bucket.index):
+                self._crew.check()
+                state[0] = begin
+                found += self._index(bucket, base, end, state, entries, found)
         else:
-            assert isinstance(store, FileStore)
-            base, segments = space, [(0, bucket.scratch_bytes)]
-            store.load(bucket, memoryview(space)[: bucket.scratch_bytes])
-        key = self._key
-        previous = np.array([2**64 - 1], np.uint64)
-        found = 0
-        for begin, end in segments:
-            self._crew.check()
-            count = kernels.frames_index(
-                base, begin, end, bucket.gap_bits, previous, *key.words, np.array(bucket.fanouts, np.uint64),
-                len(bucket.fanouts), entries[2 * found :], bucket.records - found,
-            )  # fmt: skip
-            if count == DAMAGED:
-                break
-            found += count
+            base = space
+            # In order, so that no output covers frames that are still to be loaded.
+            with self._loading.of(step), store.reading(bucket) as (fd, extents, path):
+                found = self._load(bucket, base, entries, fd, extents, path)
+            self._scratch.consumed(bucket.scratch_bytes)
         if found != bucket.records:
-            raise OSError(5, f"scratch is damaged: bucket {bucket.index} has lost records")
+            raise OSError(errno.EIO, f"scratch is damaged: bucket {bucket.index} has lost records")
         self._crew.check()
         kernels.entries_sort(entries, found)
         return base
 
-    def _write(self, bucket: Bucket, base: np.ndarray, entries: np.ndarray, chunk: np.ndarray) -> None:
+    def _load(self, bucket: Bucket, base: U8, entries: U64, fd: int, extents: list[Extent], path: str) -> int:
+        """Read a bucket's frames and index them piece by piece, while they are in the cache."""
+        view = memoryview(base)
+        state = np.array([0, 2**64 - 1], np.uint64)
+        filled = found = 0
+        for offset, length in extents:
+            for done in range(0, length, LOAD_BYTES):
+                self._crew.check()
+                count = min(LOAD_BYTES, length - done)
+                read_exactly(fd, view[filled : filled + count], offset + done, path)
+                filled += count
+                found += self._index(bucket, base, filled, state, entries, found)
+        return found
+
+    def _index(self, bucket: Bucket, base: U8, end: int, state: U64, entries: U64, found: int) -> int:
+        """Make the entries of the frames up to `end`."""
+        return kernels.frames_index(
+            base, end, bucket.gap_bits, state, *self._key.words, np.array(bucket.fanouts, np.uint64),
+            len(bucket.fanouts), entries[2 * found :], bucket.records - found,
+        )  # fmt: skip
+
+    def _write(self, bucket: Bucket, base: U8, entries: U64, chunk: U8) -> None:
         position = bucket.first
         view, written = memoryview(chunk), np.zeros(1, np.uint64)
 
@@ -203,9 +250,9 @@ class Gather:
                 self._write_large(base, int(entries[2 * at + 1]), bucket.gap_bits, view, write)
                 at += 1
         if position != bucket.first + bucket.output_bytes:
-            raise OSError(5, f"scratch is damaged: bucket {bucket.index} has lost bytes")
+            raise OSError(errno.EIO, f"scratch is damaged: bucket {bucket.index} has lost bytes")
 
-    def _write_large(self, base: np.ndarray, frame: int, gap_bits: int, view: memoryview, write) -> None:
+    def _write_large(self, base: U8, frame: int, gap_bits: int, view: memoryview, write) -> None:
         memory = memoryview(base)
         (word,) = struct.unpack_from("=I", memory, frame)
         begin, length = frame + 4, word >> gap_bits

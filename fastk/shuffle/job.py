@@ -10,16 +10,19 @@ from collections.abc import Iterable, Sequence
 
 from ..config import config, get_num_threads
 from .gather import Gather, Output, groups
-from .plan import Plan, Workspace, bucket_cost, check_memory, gap_bits, make_plan, parse_size, resident_memory
+from .plan import WORD_BYTES, Plan, Workspace, bucket_cost, check_memory, gap_bits, make_plan, parse_size, resident_memory
 from .records import NEVER, BucketSource, Inputs, Source
 from .report import Progress, ShuffleReport
 from .scatter import Key, Scatter
-from .scratch import Bucket, FileStore, MemoryStore, Scratch, Store, default_directory
+from .scratch import PAGE, Bucket, FileStore, MemoryStore, RegionStore, Scratch, Store, default_directory
 from .workers import Crew
 
 NEWLINE = 0x0A
 DRAWN_SEED_BITS = 53
 """A seed that is drawn fits a JSON reader's double exactly."""
+
+HEADROOM_OF_REGIONS = 1.02
+"""Buckets differ by chance: what a region holds beyond the mean. More than that goes to the end of the file."""
 
 Path = str | os.PathLike[str]
 
@@ -71,22 +74,31 @@ class Job:
         self._plan = plan or make_plan(
             check_memory(self.memory, self._settings["backend"]), self._threads, total, mean
         )
-        self._scratch = Scratch(directories, expected=int((total or 0) * (1 + 4 / mean)))
+        self._tmp = bool(tmp)
+        self._framed = int((total or 0) * (1 + WORD_BYTES / mean))
+        self._scratch = Scratch(directories, expected=self._framed)
         self._depth = 1
         self._splits = 0
 
     def run(self) -> ShuffleReport:
         """Do it; whatever happens, scratch is gone afterwards, and the output is complete or absent."""
         source: Source | None = None
+        scratch_file: Output | None = None
         try:
             self._workspace = Workspace(self._plan.workspace)
             self._crew = Crew(self._plan.threads, self._poll)
             self._source = source = Source(self._inputs, NEWLINE, self._scratch, self._crew.check)
-            self._output.open()
-            store, records = self._scatter_inputs(source)
+            in_place = self._in_place()
+            self._output.open(self._scratch.directory() if in_place and self._tmp else None)
+            store, records = self._scatter_inputs(source, in_place)
             fanouts = (store.fanout,)
             buckets = list(store.buckets(fanouts, gap_bits(fanouts), 0))
             self._output.expected = sum(bucket.output_bytes for bucket in buckets)
+            if isinstance(store, RegionStore) and not store.output_fits(store.totals[:, 2].tolist()):
+                # Large records by reference: the output would overtake the frames, so it goes to a file of its own.
+                scratch_file, self._output = self._output, Output(self._output.name)
+                self._output.expected = scratch_file.expected
+                self._output.open()
             self._measure = lambda: self._output.written
             self._progress.phase("ordering", self._output.expected)
             self._drain(buckets)
@@ -95,6 +107,8 @@ class Job:
         finally:
             self._progress.close()
             self._output.discard()
+            if scratch_file is not None:
+                scratch_file.discard()
             if source is not None:
                 source.close()
             self._scratch.remove()
@@ -118,12 +132,22 @@ class Job:
     def _poll(self) -> None:
         self._progress.reached(self._measure())
 
-    def _scatter_inputs(self, source: Source) -> tuple[Store, int]:
+    def _in_place(self) -> bool:
+        """Whether scratch can be the file that becomes the output: of known size, and on the same file system."""
+        directory = self._output.directory
+        if directory is None or self._inputs.total is None or self._plan.arena:
+            return False
+        return all(os.stat(tmp).st_dev == os.stat(directory).st_dev for tmp in self._scratch.parents)
+
+    def _scatter_inputs(self, source: Source, in_place: bool) -> tuple[Store, int]:
         plan = self._plan
         files = FileStore(plan.fanout, self._scratch, "b")
         store: Store = files
         if plan.arena:
             store = MemoryStore(plan.fanout, self._workspace.cut(plan.arena))
+        elif in_place:
+            region = int(HEADROOM_OF_REGIONS * self._framed / plan.fanout) + PAGE
+            store = RegionStore(plan.fanout, self._scratch, *self._output.file, region)
         reference_size = NEVER if plan.arena or not self._inputs.regular else plan.reference_size()
         fanouts = (plan.fanout,)
         key = Key(self.seed, fanouts, gap_bits(fanouts), reference_size)
@@ -134,7 +158,7 @@ class Job:
 
     def _drain(self, buckets: Iterable[Bucket]) -> None:
         """Write buckets that are neighbours in the output."""
-        gather = Gather(self._source, self._output, Key(self.seed, (), 0), self._plan, self._workspace, self._crew)
+        gather = Gather(self._source, self._output, Key(self.seed, (), 0), self._plan, self._workspace, self._scratch, self._crew)
         for how, members in groups(buckets, self._plan):
             if how == "together":
                 gather.run(members, self._plan.threads)
@@ -150,13 +174,11 @@ class Job:
         self._depth = max(self._depth, len(bucket.fanouts) + 1)
         fanouts = (*bucket.fanouts, self._plan.split_fanout(bucket_cost(bucket.scratch_bytes, bucket.records)))
         self._workspace.reset()
-        source = BucketSource(bucket, self._scratch)
-        try:
-            store = FileStore(fanouts[-1], self._scratch, f"s{self._splits}-")
-            key = Key(self.seed, fanouts, gap_bits(fanouts))
+        store = FileStore(fanouts[-1], self._scratch, f"s{self._splits}-")
+        key = Key(self.seed, fanouts, gap_bits(fanouts))
+        with bucket.store.reading(bucket) as (fd, extents, path):
+            source = BucketSource(bucket, fd, extents, path, self._scratch)
             Scatter(source, store, None, key, self._plan, self._workspace, NEWLINE, self._crew).run()
-        finally:
-            source.close()
         return list(store.buckets(fanouts, gap_bits(fanouts), bucket.first))
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ..config import kernels
 from .plan import SLACK, Plan, Workspace
-from .scratch import Bucket, FileStore, Scratch, punch_hole, read_exactly
+from .scratch import Bucket, Extent, Scratch, punch_hole, read_exactly
 
 STDIN = "-"
 BY_REFERENCE = 0x80000000
@@ -294,22 +294,29 @@ class Source:
 class BucketSource:
     """Reads a bucket's frames back, to split it again; one thread at a time."""
 
-    def __init__(self, bucket: Bucket, scratch: Scratch) -> None:
-        assert isinstance(bucket.store, FileStore)
-        self._bucket = bucket
+    def __init__(self, bucket: Bucket, fd: int, extents: list[Extent], path: str, scratch: Scratch) -> None:
+        self._gap_bits = bucket.gap_bits
         self._scratch = scratch
-        self._path = bucket.store.path(bucket.index)
-        self._fd = scratch.open(self._path)
+        self._path = path
+        self._fd = fd
+        self._extents = extents
         self._carry = b""
-        self._at = 0
         self._state = np.array([0, 2**64 - 1], np.uint64)
         self._mean = bucket.scratch_bytes / bucket.records
         self.bytes_read = 0
 
-    def close(self) -> None:
-        """Close the file and delete it."""
-        os.close(self._fd)
-        os.unlink(self._path)
+    def _fill(self, view: memoryview) -> int:
+        """Read on into the view and give the space on disk back; the bytes read."""
+        filled = 0
+        while self._extents and filled < len(view):
+            offset, length = self._extents[0]
+            count = min(length, len(view) - filled)
+            read_exactly(self._fd, view[filled : filled + count], offset, self._path)
+            punch_hole(self._fd, offset, count)
+            self._scratch.consumed(count)
+            self._extents[:1] = [(offset + count, length - count)] if count < length else []
+            filled += count
+        return filled
 
     def read(self, buffers: Buffers, limit: int) -> Block | None:
         """Fill the buffers with whole frames and list their records; None at the end."""
@@ -317,17 +324,13 @@ class BucketSource:
         buffers.view[:filled] = self._carry
         wanted = max(filled + SLACK, int(self._mean * len(buffers.start)))
         while True:
-            count = min(min(wanted, len(buffers.view)) - filled, self._bucket.scratch_bytes - self._at)
-            if filled + count == 0:
-                return None
-            read_exactly(self._fd, buffers.view[filled : filled + count], self._at, self._path)
-            punch_hole(self._fd, self._at, count)
-            self._scratch.consumed(count)
-            self._at += count
+            count = self._fill(buffers.view[filled : min(wanted, len(buffers.view))])
             filled += count
+            if filled == 0:
+                return None
             self._state[0] = 0
             records = kernels.split_frames(
-                buffers.block, filled, self._bucket.gap_bits, self._state, buffers.start, buffers.size, buffers.number,
+                buffers.block, filled, self._gap_bits, self._state, buffers.start, buffers.size, buffers.number,
                 len(buffers.start),
             )  # fmt: skip
             used = int(self._state[0])

@@ -182,7 +182,7 @@ class Scatter:
             buffers.block, buffers.start, buffers.size, buffers.number, buffers.bucket, count, key.gap_bits,
             key.reference_size, block.offset, before, positions, out,
         )  # fmt: skip
-        if isinstance(store, FileStore):
+        if not store.in_memory:
             view = memoryview(out)
             offsets = places.tolist()
             for index, size in enumerate(sizes.tolist()):

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ import numpy.typing as npt
 from .plan import format_size
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PAGE = 4096
+Extent = tuple[int, int]
+"""Offset and length of a piece of a file."""
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 
 U64 = npt.NDArray[np.uint64]
@@ -97,10 +101,6 @@ class Store:
 
     in_memory = False
 
-    def reserve(self, sizes: U64) -> U64:
-        """Where a batch's frames begin, bucket by bucket."""
-        raise NotImplementedError
-
     def __init__(self, fanout: int) -> None:
         self.fanout = fanout
         self.previous: U64 = np.full(fanout, 2**64 - 1, np.uint64)
@@ -118,6 +118,18 @@ class Store:
         self.totals[:, 1] += sizes
         self.totals[:, 2] += tally[:, 2]
         return sizes, before
+
+    def reserve(self, sizes: U64) -> U64:
+        """Where a batch's frames begin, bucket by bucket."""
+        raise NotImplementedError
+
+    def write(self, index: int, data: memoryview, offset: int) -> None:
+        """Write a piece of a bucket where it was reserved."""
+        raise NotImplementedError
+
+    def reading(self, bucket: Bucket) -> AbstractContextManager[tuple[int, list[Extent], str]]:
+        """The open file that holds a bucket, where in it the frames are, and its path."""
+        raise NotImplementedError
 
     def finish(self) -> None:
         """No more is written."""
@@ -210,19 +222,67 @@ class FileStore(Store):
         memory.segments.clear()
         memory.used = 0
 
-    def load(self, bucket: Bucket, into: memoryview) -> None:
-        """Read a bucket's file and delete it."""
+    @contextmanager
+    def reading(self, bucket: Bucket) -> Iterator[tuple[int, list[Extent], str]]:
+        """The open file of a bucket, where in it the bucket's frames are, and its path; it is deleted afterwards."""
         path = self.path(bucket.index)
         fd = self._scratch.open(path)
         try:
-            read_exactly(fd, into, 0, path)
+            yield fd, [(0, bucket.scratch_bytes)], path
         finally:
             os.close(fd)
-        self.discard(bucket)
+        self._scratch.delete(path)
 
-    def discard(self, bucket: Bucket) -> None:
-        """Delete a bucket's file, which has been used."""
-        self._scratch.delete(self.path(bucket.index), bucket.scratch_bytes)
+
+class RegionStore(Store):
+    """Frames in the very file that becomes the output: a region a bucket, each behind the place of its own output.
+
+    A bucket's output is written when its frames, and those of all buckets before it, are in memory, so it only covers
+    what has been used; the pages of the file are used twice and no more disk is needed than the data and the frames'
+    words take. A region that overflows goes on in extents at the end of the file.
+    """
+
+    def __init__(self, fanout: int, scratch: Scratch, fd: int, path: str, region: int) -> None:
+        super().__init__(fanout)
+        self.fd = fd
+        self.region = -(-region // PAGE) * PAGE
+        self._scratch = scratch
+        self._path = path
+        self._begins: U64 = (np.arange(fanout, dtype=np.uint64) + np.uint64(1)) * np.uint64(self.region)
+        self.ends = self._begins.copy()
+        self._limits = self._begins + np.uint64(self.region)
+        self._tail = int(self._limits[-1])
+        self._extents: dict[int, list[Extent]] = {}
+
+    def reserve(self, sizes: U64) -> U64:
+        for index in np.flatnonzero(self.ends + sizes > self._limits).tolist():
+            self._extend(index, int(sizes[index]))
+        begins = self.ends.copy()
+        self.ends += sizes
+        return begins
+
+    def _extend(self, index: int, size: int) -> None:
+        begin, end = int(self._begins[index]), int(self.ends[index])
+        self._extents.setdefault(index, []).append((begin, end - begin))
+        length = max(size, self.region // 8)
+        self._begins[index] = self.ends[index] = self._tail
+        self._tail += length
+        self._limits[index] = self._tail
+
+    def write(self, index: int, data: memoryview, offset: int) -> None:
+        """Write a piece of a bucket at its reserved offset."""
+        self._scratch.write(self.fd, data, offset, self._path)
+
+    def output_fits(self, output_bytes: Sequence[int]) -> bool:
+        """Whether the output of each bucket ends before the region of the next one begins."""
+        starts = (np.arange(self.fanout, dtype=np.uint64) + np.uint64(2)) * np.uint64(self.region)
+        return bool(np.all(np.cumsum(np.array(output_bytes, np.uint64)) <= starts))
+
+    @contextmanager
+    def reading(self, bucket: Bucket) -> Iterator[tuple[int, list[Extent], str]]:
+        """The file, where in it a bucket's frames are, and its path."""
+        begin, end = int(self._begins[bucket.index]), int(self.ends[bucket.index])
+        yield self.fd, [*self._extents.pop(bucket.index, []), (begin, end - begin)], self._path
 
 
 class Scratch:
@@ -238,20 +298,23 @@ class Scratch:
         self.peak = 0
 
     @property
-    def used(self) -> bool:
-        """Whether anything went to scratch files."""
-        return bool(self._made)
+    def parents(self) -> list[str]:
+        """The directories in which the private ones are made."""
+        return self._parents
+
+    def directory(self, index: int = 0) -> str:
+        """A private directory; `index` spreads files over them."""
+        with self._lock:
+            for parent in self._parents[len(self._made) :]:
+                try:
+                    self._made.append(tempfile.mkdtemp(prefix="fastk-shuffle-", dir=parent))
+                except OSError as error:
+                    raise OSError(error.errno, f"cannot make scratch files: {error.strerror}", parent) from error
+            return self._made[index % len(self._made)]
 
     def path(self, name: str, index: int = 0) -> str:
-        """Path of a scratch file; `index` spreads files over the directories."""
-        with self._lock:
-            if not self._made:
-                for parent in self._parents:
-                    try:
-                        self._made.append(tempfile.mkdtemp(prefix="fastk-shuffle-", dir=parent))
-                    except OSError as error:
-                        raise OSError(error.errno, f"cannot make scratch files: {error.strerror}", parent) from error
-        return os.path.join(self._made[index % len(self._made)], name)
+        """Path of a scratch file."""
+        return os.path.join(self.directory(index), name)
 
     def create(self, path: str) -> int:
         """Open a new scratch file for writing."""
@@ -281,10 +344,9 @@ class Scratch:
         with self._lock:
             self.held -= size
 
-    def delete(self, path: str, size: int) -> None:
-        """Delete a file of that size."""
+    def delete(self, path: str) -> None:
+        """Delete a file, which has been used."""
         os.unlink(path)
-        self.consumed(size)
 
     def remove(self) -> None:
         """Remove everything."""

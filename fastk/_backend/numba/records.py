@@ -16,7 +16,6 @@ BY_REFERENCE = 0x80000000
 RECORDS, SCRATCH_BYTES, OUTPUT_BYTES, FIRST_NUMBER, LAST_NUMBER, TALLY_FIELDS = range(6)
 DIGIT_BITS = 11
 SMALL_SORT = 24
-DAMAGED = -1
 
 U1 = np.uint64(1)
 U64 = np.uint64(64)
@@ -242,16 +241,14 @@ def scatter_place(
         position[b] = np.uint64(to)
 
 
-def frames_index(base, from_, to, gap_bits, previous, key0, key1, fanout, levels, entries, capacity):
+def frames_index(base, to, gap_bits, state, key0, key1, fanout, levels, entries, capacity):
     gap_mask = (1 << gap_bits) - 1
-    number = previous[0]
+    number = state[1]
     shared = ZERO
     block = philox_block(key0, key1, ZERO)
     m = 0
-    at = from_
-    while at < to:
-        if to - at < WORD:
-            return DAMAGED
+    at = np.int64(state[0])
+    while m < capacity and to - at >= WORD:
         word = np.int64(load32(base, at))
         if word == 0:
             number += np.uint64(gap_mask)
@@ -261,12 +258,12 @@ def frames_index(base, from_, to, gap_bits, previous, key0, key1, fanout, levels
         head = WORD
         if length == 0:
             if to - at < WORD + DESCRIPTOR:
-                return DAMAGED
+                break
             descriptor = load64(base, at + WORD)
             head += DESCRIPTOR
             length = REFERENCE - DESCRIPTOR if descriptor & U1 else np.int64(descriptor >> U1)
-        if m == capacity or to - at < head or to - at - head < length:
-            return DAMAGED
+        if to - at < head or to - at - head < length:
+            break
         number += np.uint64(word & gap_mask)
         if number >> TWO != shared:
             shared = number >> TWO
@@ -275,7 +272,8 @@ def frames_index(base, from_, to, gap_bits, previous, key0, key1, fanout, levels
         entries[2 * m + 1] = np.uint64(at)
         at += head + length
         m += 1
-    previous[0] = number
+    state[0] = np.uint64(at)
+    state[1] = number
     return m
 
 
