@@ -9,8 +9,7 @@ import stat
 import struct
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ LOAD_BYTES = 512 * 1024
 """Bytes of a bucket that are read at a time: what a second-level cache keeps."""
 
 U8 = npt.NDArray[np.uint8]
+Write = Callable[[memoryview], None]
 U64 = npt.NDArray[np.uint64]
 
 
@@ -151,8 +151,7 @@ class Gather:
         if not buckets:
             return
         in_memory = buckets[0].store.in_memory
-        if not in_memory:
-            self._workspace.reset()
+        self._workspace.reset(self._plan.arena if in_memory else 0)
         threads = min(threads, len(buckets))
         self._loading = Turn(self._crew)
         self._writing = Turn(self._crew)
@@ -252,7 +251,7 @@ class Gather:
         if position != bucket.first + bucket.output_bytes:
             raise OSError(errno.EIO, f"scratch is damaged: bucket {bucket.index} has lost bytes")
 
-    def _write_large(self, base: U8, frame: int, gap_bits: int, view: memoryview, write) -> None:
+    def _write_large(self, base: U8, frame: int, gap_bits: int, view: memoryview, write: Write) -> None:
         memory = memoryview(base)
         (word,) = struct.unpack_from("=I", memory, frame)
         begin, length = frame + 4, word >> gap_bits
@@ -265,14 +264,10 @@ class Gather:
         write(memory[begin : begin + length])
 
 
-def groups(buckets: Iterable[Bucket], plan: Plan) -> Iterator[tuple[str, list[Bucket]]]:
-    """Runs of neighbours that are gathered together, gathered alone, or split: ("together", [...]) and so on."""
-
-    def how(bucket: Bucket) -> str:
-        cost = bucket_cost(bucket.scratch_bytes, bucket.records)
-        if bucket.store.in_memory or cost <= plan.bucket_limit:
-            return "together"
-        return "alone" if cost <= plan.bucket_limit_alone or bucket.records == 1 else "split"
-
-    for kind, members in groupby(buckets, how):
-        yield kind, list(members)
+def handling(bucket: Bucket, plan: Plan) -> str:
+    """How a bucket is put in order: "together" with others, "alone" on one thread, or by a "split" before."""
+    in_memory = bucket.store.in_memory
+    cost = bucket_cost(0 if in_memory else bucket.scratch_bytes, bucket.records)
+    if cost <= plan.bucket_limit(plan.threads, in_memory):
+        return "together"
+    return "alone" if cost <= plan.bucket_limit(1, in_memory) else "split"

@@ -7,9 +7,11 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import groupby
 
 from ..config import config, get_num_threads
-from .gather import Gather, Output, groups
+from .gather import Gather, Output, handling
 from .plan import WORD_BYTES, Plan, Workspace, bucket_cost, check_memory, gap_bits, make_plan, parse_size, resident_memory
 from .records import NEVER, BucketSource, Inputs, Source
 from .report import Progress, ShuffleReport
@@ -93,6 +95,9 @@ class Job:
             store, records = self._scatter_inputs(source, in_place)
             fanouts = (store.fanout,)
             buckets = list(store.buckets(fanouts, gap_bits(fanouts), 0))
+            if store.in_memory and any(handling(bucket, self._plan) == "split" for bucket in buckets):
+                store = self._leave_memory(store)  # far more records than the samples promised
+                buckets = list(store.buckets(fanouts, gap_bits(fanouts), 0))
             self._output.expected = sum(bucket.output_bytes for bucket in buckets)
             if isinstance(store, RegionStore) and not store.output_fits(store.totals[:, 2].tolist()):
                 # Large records by reference: the output would overtake the frames, so it goes to a file of its own.
@@ -135,7 +140,7 @@ class Job:
     def _in_place(self) -> bool:
         """Whether scratch can be the file that becomes the output: of known size, and on the same file system."""
         directory = self._output.directory
-        if directory is None or self._inputs.total is None or self._plan.arena:
+        if directory is None or self._inputs.total is None or self._plan.arena or not self._plan.in_place:
             return False
         return all(os.stat(tmp).st_dev == os.stat(directory).st_dev for tmp in self._scratch.parents)
 
@@ -156,14 +161,21 @@ class Job:
         scatter = Scatter(source, store, files, key, plan, self._workspace, NEWLINE, self._crew)
         return scatter.run(), scatter.records
 
+    def _leave_memory(self, memory: Store) -> FileStore:
+        assert isinstance(memory, MemoryStore)
+        files = FileStore(memory.fanout, self._scratch, "b")
+        files.adopt(memory)
+        files.finish()
+        return files
+
     def _drain(self, buckets: Iterable[Bucket]) -> None:
         """Write buckets that are neighbours in the output."""
         gather = Gather(self._source, self._output, Key(self.seed, (), 0), self._plan, self._workspace, self._scratch, self._crew)
-        for how, members in groups(buckets, self._plan):
+        for how, members in groupby(buckets, partial(handling, plan=self._plan)):
             if how == "together":
-                gather.run(members, self._plan.threads)
+                gather.run(list(members), self._plan.threads)
             elif how == "alone":
-                gather.run(members, 1)
+                gather.run(list(members), 1)
             else:
                 for bucket in members:
                     self._drain(self._split(bucket))

@@ -36,7 +36,9 @@ HEADROOM = 1.15
 """Buckets differ by chance: plan for mean size times this; the few above it are split or taken alone."""
 
 MAX_BUCKETS = 512
-SLACK = 4096
+
+SLACK = 256
+"""Room beside each buffer: alignment, and what a frame adds to a record that fills a block."""
 
 
 def parse_size(text: str | int, name: str = "mem") -> int:
@@ -130,9 +132,9 @@ class Workspace:
         self._used = end
         return self.bytes[begin:end].view(dtype)
 
-    def reset(self) -> None:
-        """Take everything back; the caller no longer uses what was cut."""
-        self._used = 0
+    def reset(self, kept: int = 0) -> None:
+        """Take back all but the first `kept` bytes; the caller no longer uses what was cut there."""
+        self._used = kept
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ class Plan:
         Bytes that are written to the output at a time.
     max_fanout : int
         Buckets at any level.
+    in_place : bool
+        Whether scratch may be the file that becomes the output.
     """
 
     workspace: int
@@ -166,6 +170,7 @@ class Plan:
     arena: int
     chunk: int
     max_fanout: int = MAX_BUCKETS
+    in_place: bool = True
 
     @property
     def placed(self) -> int:
@@ -174,21 +179,15 @@ class Plan:
 
     def reference_size(self) -> int:
         """Records from this size on are not copied to scratch but read again from the input."""
-        return max(64, min(self.block // 2, self.bucket_limit // 32))
+        return max(64, min(self.block // 2, self.bucket_limit(self.threads) // 32))
 
-    @property
-    def bucket_limit(self) -> int:
-        """Memory that a bucket may take when all threads order one each."""
-        return self.workspace // self.threads - self.chunk - SLACK
-
-    @property
-    def bucket_limit_alone(self) -> int:
-        """Memory that a bucket may take when one thread has all of it."""
-        return self.workspace - self.chunk - SLACK
+    def bucket_limit(self, threads: int, in_memory: bool = False) -> int:
+        """Memory that ordering a bucket may take when so many threads order one each."""
+        return (self.workspace - (self.arena if in_memory else 0)) // threads - self.chunk - 4 * SLACK
 
     def split_fanout(self, cost: float) -> int:
         """How many buckets to make of something that costs so much memory to order."""
-        return max(2, min(self.max_fanout, math.ceil(HEADROOM * cost / self.bucket_limit)))
+        return max(2, min(self.max_fanout, math.ceil(HEADROOM * cost / self.bucket_limit(self.threads))))
 
 
 def gap_bits(fanouts: tuple[int, ...]) -> int:
@@ -197,8 +196,8 @@ def gap_bits(fanouts: tuple[int, ...]) -> int:
 
 
 def bucket_cost(scratch_bytes: float, records: float) -> float:
-    """Memory for ordering a bucket."""
-    return scratch_bytes + ENTRY_BYTES * records + 256
+    """Memory for ordering a bucket; its bytes count only if they are not in memory already."""
+    return scratch_bytes + ENTRY_BYTES * records
 
 
 def check_memory(mem: int, backend: str) -> int:
@@ -223,39 +222,44 @@ def check_memory(mem: int, backend: str) -> int:
 BUCKET_TARGET = 48 * MIB
 BLOCK_TARGET = 16 * MIB
 CHUNK_TARGET = 1 * MIB
+THREAD_SHARE = 6 * MIB
+"""Memory below which one more thread costs more than it brings."""
+RECORD_SHARE = 32
+"""Bytes of a block for each record that its arrays hold; shorter records are handled in several batches."""
 
 
 def make_plan(workspace: int, threads: int, total: int | None, mean_record: float) -> Plan:
     """Choose block, buckets and arena for `total` bytes of input (None: unknown) with records of that mean size."""
+    threads = max(1, min(threads, workspace // THREAD_SHARE))
     chunk = min(CHUNK_TARGET, workspace // (16 * threads))
-    # Memory of a thread that scatters, in blocks: the block, its record arrays, and the frames placed from it.
-    per_block = 1 + RECORD_ARRAYS_BYTES / 32 + 1 + (WORD_BYTES + 1) / 32
-    to_arena = per_block - 1 - (WORD_BYTES + 1) / 32
-    fixed = 256 * 1024
+    # Memory of a thread that scatters, in blocks: the block, its records' arrays, and the frames placed from it.
+    reading = 1 + RECORD_ARRAYS_BYTES / RECORD_SHARE
+    placing = 1 + (WORD_BYTES + 1) / RECORD_SHARE
+    fixed = SLACK * 16 + 64 * MAX_BUCKETS
+
+    def plan(block: int, fanout: int, arena: int) -> Plan:
+        return Plan(workspace, threads, block, block // RECORD_SHARE, fanout, arena, chunk)
 
     def block_for(memory: float, share: float) -> int:
-        return max(SLACK, min(BLOCK_TARGET, int((memory / threads - fixed) / share)))
+        return max(64 * 1024, min(BLOCK_TARGET, int((memory / threads - fixed) / share)))
 
     if total is None:
         # Should the arena overflow, its memory becomes the buffers that frames are placed in.
         arena = workspace // 2
-        fanout = min(MAX_BUCKETS // 2, max(16, workspace // MIB))
-        block = block_for(workspace - arena, per_block)
-        return Plan(workspace, threads, block, block // 32, fanout, arena, chunk)
+        return plan(block_for(arena, max(reading, placing)), MAX_BUCKETS // 2, arena)
 
-    count = total / max(1.0, mean_record)
-    framed = total + WORD_BYTES * count
-    ordering = bucket_cost(framed, count)
-    arena = int(framed * 1.02) + MIB
-    block = min(block_for(workspace - arena, to_arena), max(64 * 1024, total // (2 * threads)))
-    in_memory_fanout = max(1, min(MAX_BUCKETS, math.ceil(ordering / BUCKET_TARGET)), threads if total > MIB else 1)
-    gathering = threads * (ENTRY_BYTES * count * HEADROOM / in_memory_fanout + chunk + SLACK)
-    scattering = threads * (256 * 1024 * to_arena + fixed)
-    if arena + max(gathering, scattering) <= workspace and workspace - arena > 0:
-        block = max(block, 64 * 1024)
-        return Plan(workspace, threads, block, block // 32 + 16, in_memory_fanout, arena, chunk)
+    records = total / max(1.0, mean_record)
+    framed = total + WORD_BYTES * records
+    ordering = bucket_cost(framed, records)
 
-    block = block_for(workspace, per_block)
-    limit = workspace // threads - chunk - SLACK
-    fanout = max(math.ceil(HEADROOM * ordering / limit), math.ceil(ordering / BUCKET_TARGET))
-    return Plan(workspace, threads, block, block // 32, max(2, min(MAX_BUCKETS, fanout)), 0, chunk)
+    block = min(block_for((workspace - framed) / 1.1, reading), max(64 * 1024, total // (2 * threads)))
+    fanout = min(MAX_BUCKETS, max(math.ceil(ordering / BUCKET_TARGET), threads if total > MIB else 1))
+    in_memory = plan(block, fanout, int(1.02 * framed) + MIB + threads * 64 * MAX_BUCKETS)
+    gathering = threads * (ENTRY_BYTES * records * HEADROOM / fanout + chunk + 4 * SLACK)
+    scattering = threads * (block * reading + fixed)
+    if in_memory.arena + max(gathering, scattering) <= workspace and threads * in_memory.placed <= in_memory.arena:
+        return in_memory
+
+    limit = workspace // threads - chunk - 4 * SLACK
+    fanout = max(2, math.ceil(HEADROOM * ordering / limit), math.ceil(ordering / BUCKET_TARGET))
+    return plan(block_for(workspace, reading + placing), min(MAX_BUCKETS, fanout), 0)

@@ -38,14 +38,14 @@ class InputChangedError(OSError):
 class Buffers:
     """Memory of one thread that scatters: a block, and the records found in it."""
 
-    def __init__(self, workspace: Workspace, plan: Plan) -> None:
+    def __init__(self, workspace: Workspace, plan: Plan, to_files: bool) -> None:
         self.block = workspace.cut(plan.block + SLACK)
         self.view = memoryview(self.block)
         self.start = workspace.cut(plan.records, np.uint32)
         self.size = workspace.cut(plan.records, np.uint32)
         self.number = workspace.cut(plan.records, np.uint64)
         self.bucket = workspace.cut(plan.records, np.uint16)
-        self.placed: npt.NDArray[np.uint8] | None = workspace.cut(plan.placed) if not plan.arena else None
+        self.placed: npt.NDArray[np.uint8] | None = workspace.cut(plan.placed) if to_files else None
 
 
 @dataclass

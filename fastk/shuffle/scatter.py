@@ -68,7 +68,7 @@ class Scatter:
         self._workspace = workspace
         self._delimiter = delimiter
         self._crew = crew
-        self._buffers = [Buffers(workspace, plan) for _ in range(crew.threads)]
+        self._buffers = [Buffers(workspace, plan, not store.in_memory) for _ in range(crew.threads)]
         self._waiting = list(self._buffers)
         self._steps = 0
         self._reading = Turn(crew)
@@ -177,6 +177,8 @@ class Scatter:
             assert buffers.placed is not None
             out = buffers.placed
             positions = np.cumsum(sizes, dtype=np.uint64) - sizes
+            if int(sizes.sum()) > len(out):
+                raise MemoryError(f"a batch of {count} records takes {int(sizes.sum())} bytes of {len(out)}")
         begins = positions.tolist()
         kernels.scatter_place(
             buffers.block, buffers.start, buffers.size, buffers.number, buffers.bucket, count, key.gap_bits,
