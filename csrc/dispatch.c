@@ -5,11 +5,12 @@
 #include <cpuid.h>
 
 enum {
-    LEAF1_ECX_V3 = 1u << 12 | 1u << 22 | 1u << 23 | 1u << 27 | 1u << 28 | 1u << 29, /* fma movbe popcnt osxsave avx f16c */
-    LEAF7_EBX_V3 = 1u << 3 | 1u << 5 | 1u << 8,                                     /* bmi avx2 bmi2 */
-    LEAFX_ECX_V3 = 1u << 5,                                                         /* lzcnt */
-    XCR0_V3 = 0x06,                                                                 /* xmm and ymm state */
-    XCR0_V4 = 0xe6                                                                  /* and opmask, zmm0-15, zmm16-31 */
+    LEAF1_ECX_V3 =
+        1u << 12 | 1u << 22 | 1u << 23 | 1u << 27 | 1u << 28 | 1u << 29, /* fma movbe popcnt osxsave avx f16c */
+    LEAF7_EBX_V3 = 1u << 3 | 1u << 5 | 1u << 8,                          /* bmi avx2 bmi2 */
+    LEAFX_ECX_V3 = 1u << 5,                                              /* lzcnt */
+    XCR0_V3 = 0x06,                                                      /* xmm and ymm state */
+    XCR0_V4 = 0xe6                                                       /* and opmask, zmm0-15, zmm16-31 */
 };
 static const uint32_t LEAF7_EBX_V4 = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31; /* f dq cd bw vl */
 

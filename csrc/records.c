@@ -5,12 +5,13 @@
  * 128-bit product, r' is again uniform, and within a bucket it grows with the key, so ordering a bucket by the rest
  * orders it by the key.
  *
- * In a bucket a record is a frame: a 32-bit word, size << gap_bits | gap, then the record's bytes. `gap` is the distance
- * to the previous record number of that bucket, so the key is found again without being stored. Size 0 says more:
+ * In a bucket a record is a frame: a 32-bit word, size << gap_bits | gap, then the record's bytes. `gap` is the
+ * distance to the previous record number of that bucket, so the key is found again without being stored. Size 0 says
+ * more:
  *
  *   gap 0       no record; the record number advances by 2^gap_bits - 1
- *   otherwise   a 64-bit descriptor follows, length << 1 | by_reference, and then either the bytes or, by reference, the
- *               64-bit offset of the record in the input
+ *   otherwise   a 64-bit descriptor follows, length << 1 | by_reference, and then either the bytes or, by reference,
+ * the 64-bit offset of the record in the input
  *
  * Words are in the machine's byte order: scratch never leaves it.
  */
@@ -30,6 +31,7 @@ enum {
     COPY_BY_CALL = 2048,  /* from here on the C library's memcpy is the faster one */
     PREFETCH_AHEAD = 12,  /* records */
     PREFETCH_BYTES = 256, /* of each */
+    INDEX_AHEAD = 4096,   /* bytes */
     DIGIT_BITS = 11,      /* of a radix pass: 2^11 counters stay in the first-level cache */
     SMALL_SORT = 24       /* entries: insertion sort wins below */
 };
@@ -37,6 +39,11 @@ enum {
 
 /* tally: one row a bucket */
 enum { RECORDS, SCRATCH_BYTES, OUTPUT_BYTES, FIRST_NUMBER, LAST_NUMBER, TALLY_FIELDS };
+
+/* By number, because the address may lie past the end, where a pointer must not point. */
+static inline void prefetch(const uint8_t *base, size_t at) {
+    __builtin_prefetch((const void *)((uintptr_t)base + at));
+}
 
 static inline uint64_t load64(const uint8_t *p) {
     uint64_t value;
@@ -417,6 +424,9 @@ FASTK_INLINE size_t frames_index_body(int level, const uint8_t *base, size_t to,
         }
         if (to - at < head || to - at - head < bytes)
             break;
+        /* The walk hops from word to word; without this it waits for memory at every hop. */
+        for (size_t line = 0; line < head + bytes && line < PREFETCH_BYTES; line += 64)
+            prefetch(base, at + INDEX_AHEAD + line);
         number += gap;
         entries[2 * m] = descend(key_of(&keys, number), fanout, levels, &bucket);
         entries[2 * m + 1] = at;
@@ -457,7 +467,8 @@ static void insertion_sort(uint64_t *e, size_t m) {
     }
 }
 
-/* Digit `shift` bits from the top of the 128-bit number key:position, so that equal keys keep the order of the input. */
+/* Digit `shift` bits from the top of the 128-bit number key:position, so that equal keys keep the order of the input.
+ */
 static inline size_t entry_digit(entry_t entry, unsigned shift, unsigned bits) {
     if (shift >= 64)
         return (size_t)(entry.position << (shift - 64) >> (64 - bits));
@@ -514,16 +525,16 @@ FASTK_INLINE void entries_sort_body(int level, uint64_t *entries, size_t m) {
 }
 FASTK_STAMP(void, entries_sort, (uint64_t * entries, size_t m), (entries, m))
 
-/* Copies the records of entries[from:to] to out, one after the other, while they fit; *written gets their bytes. Returns
- * the entry it stopped at: `to`, or one that does not fit, or one by reference. */
+/* Copies the records of entries[from:to] to out, one after the other, while they fit; *written gets their bytes.
+ * Returns the entry it stopped at: `to`, or one that does not fit, or one by reference. */
 FASTK_INLINE size_t gather_body(int level, const uint8_t *base, const uint64_t *entries, size_t from, size_t to,
                                 unsigned gap_bits, uint8_t *out, size_t capacity, uint64_t *written) {
     size_t used = 0, i = from;
     for (; i < to; ++i) {
         if (i + PREFETCH_AHEAD < to) {
-            const uint8_t *ahead = base + entries[2 * (i + PREFETCH_AHEAD) + 1];
+            size_t ahead = (size_t)entries[2 * (i + PREFETCH_AHEAD) + 1];
             for (size_t line = 0; line < PREFETCH_BYTES; line += 64)
-                __builtin_prefetch(ahead + line);
+                prefetch(base, ahead + line);
         }
         const uint8_t *frame = base + entries[2 * i + 1];
         uint64_t bytes = load32(frame) >> gap_bits;

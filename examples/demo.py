@@ -119,7 +119,7 @@ def run(folder: Path) -> bool:
     """Collect, shuffle, check and show; returns whether every check held."""
     corpus, output = folder / "corpus.txt", folder / "shuffled.txt"
     config = fastk.config()
-    print(f"fastk {config['version']}, backend {config['backend']}, ISA level {config['isa']}, {config['threads']} threads")
+    print("fastk {version}, backend {backend}, ISA level {isa}, {threads} threads".format(**config))
 
     print(paint("\n1. Collect a corpus: the source text of this Python", BOLD), flush=True)
     files, size = collect(corpus), corpus.stat().st_size

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .memory import copy, load32, load64, store32, store64
 from .philox import THREE, TWO, ZERO, multiply_wide, philox_block, word_of
 
 WORD = 4
@@ -21,39 +22,6 @@ U1 = np.uint64(1)
 U64 = np.uint64(64)
 ONES = np.uint64(0x0101010101010101)
 TOPS = np.uint64(0x8080808080808080)
-
-
-@njit(inline="always")
-def load32(buf, at):
-    return (
-        np.int64(buf[at]) | np.int64(buf[at + 1]) << 8 | np.int64(buf[at + 2]) << 16 | np.int64(buf[at + 3]) << 24
-    )
-
-
-@njit(inline="always")
-def load64(buf, at):
-    value = ZERO
-    for i in range(8):
-        value |= np.uint64(buf[at + i]) << np.uint64(8 * i)
-    return value
-
-
-@njit(inline="always")
-def store32(buf, at, value):
-    for i in range(4):
-        buf[at + i] = np.uint8(value >> (8 * i) & 255)
-
-
-@njit(inline="always")
-def store64(buf, at, value):
-    for i in range(8):
-        buf[at + i] = np.uint8(value >> np.uint64(8 * i) & np.uint64(255))
-
-
-@njit(inline="always")
-def copy(out, to, buf, start, n):
-    for i in range(n):
-        out[to + i] = buf[start + i]
 
 
 @njit(inline="always")
@@ -133,7 +101,7 @@ def split_frames(buf, n, gap_bits, state, start, size, number, capacity):
     at = np.int64(state[0])
     previous = state[1]
     while m < capacity and n - at >= WORD:
-        word = np.int64(load32(buf, at))
+        word = load32(buf, at)
         if word == 0:
             previous += np.uint64(gap_mask)
             at += WORD
@@ -249,7 +217,7 @@ def frames_index(base, to, gap_bits, state, key0, key1, fanout, levels, entries,
     m = 0
     at = np.int64(state[0])
     while m < capacity and to - at >= WORD:
-        word = np.int64(load32(base, at))
+        word = load32(base, at)
         if word == 0:
             number += np.uint64(gap_mask)
             at += WORD
@@ -353,7 +321,7 @@ def gather(base, entries, from_, to, gap_bits, out, capacity, written):
     i = from_
     while i < to:
         frame = np.int64(entries[2 * i + 1])
-        length = np.int64(load32(base, frame)) >> gap_bits
+        length = load32(base, frame) >> gap_bits
         frame += WORD
         if length == 0:
             descriptor = load64(base, frame)

@@ -1,0 +1,935 @@
+"""Every kernel of the table, on every backend and level, against the references of oracle.py and bit against bit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from oracle import BEFORE_FIRST, WORD, Frame
+
+import fastk
+from fastk._backend import c
+from fastk._backend.kernels import DTYPES, KERNELS, TALLY_FIELDS, Kernel
+
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
+
+# On both sides of a word of 8 bytes, of the vectors of each level, of the window of 64 bytes, and of several of these.
+LENGTHS = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 191, 192, 193, 1000]
+COPY_BY_CALL = 2048
+SIZES = [*LENGTHS[1:-1], 255, 256, 257, COPY_BY_CALL - 1, COPY_BY_CALL, COPY_BY_CALL + 1, 5000]
+SMALL_SORT = 24
+NEVER = 2**31 - 1
+BY_REFERENCE = 2**31
+SEEDS = [0, 1, 7, 2**64 - 1, 2**64, 2**128 - 1, 0x0123456789ABCDEF_FEDCBA9876543210]
+
+seeds = st.sampled_from(SEEDS) | st.integers(0, 2**128 - 1)
+generators = st.builds(np.random.default_rng, st.integers(0, 2**32 - 1))
+lengths = st.sampled_from(LENGTHS) | st.integers(0, 300)
+gap_bits_allowed = st.integers(6, 24)
+fanout_lists = st.lists(st.sampled_from([1, 2, 3, 7, 16, 100, 512]), min_size=1, max_size=3)
+
+
+def words(seed: int) -> tuple[int, int]:
+    """Halves of a seed, as kernels take it."""
+    return seed % WORD, seed // WORD
+
+
+def u64(values: Any) -> np.ndarray:
+    return np.array(values, np.uint64)
+
+
+def unaligned(data: bytes, odd: int = 1) -> np.ndarray:
+    """The bytes, at an odd address and between bytes that do not belong to them."""
+    return np.frombuffer(bytearray(b"\n" * odd + data + b"\n" * 64), np.uint8)[odd : odd + len(data)]
+
+
+class Guarded:
+    """An output array between elements that must stay as they are; bytes begin at an odd address."""
+
+    MARGIN = 33
+
+    def __init__(self, n: int, dtype: type[np.generic], fill: int = 0xA5) -> None:
+        self.whole = np.full((n + 2 * self.MARGIN) * np.dtype(dtype).itemsize, fill, np.uint8).view(dtype)
+        self.untouched = self.whole.copy()
+        self.array = self.whole[self.MARGIN : self.MARGIN + n]
+
+    def written(self, n: int) -> np.ndarray:
+        """The first n elements, once it is sure that no other was written."""
+        end = self.MARGIN + n
+        np.testing.assert_array_equal(self.whole[: self.MARGIN], self.untouched[: self.MARGIN])
+        np.testing.assert_array_equal(self.whole[end:], self.untouched[end:])
+        return self.array[:n]
+
+
+# ---- finding bytes
+
+
+@pytest.mark.parametrize("wanted", [0, 10, 127, 128, 255])
+def test_find_every_position(kernels, wanted):
+    other = wanted ^ 0x80
+    for n in LENGTHS:
+        for odd in (0, 1, 3):
+            around = np.full(n + odd + 64, wanted, np.uint8)
+            buf = around[odd : odd + n]
+            buf[:] = other
+            assert kernels.find_byte(buf, n, wanted) == n
+            assert kernels.rfind_byte(buf, n, wanted) == n
+            assert kernels.count_byte(buf, n, wanted) == 0
+            for at in range(n) if odd == 1 else {0, n // 2, n - 1} - {-1}:
+                if n:
+                    buf[at] = wanted
+                    assert kernels.find_byte(buf, n, wanted) == at
+                    assert kernels.rfind_byte(buf, n, wanted) == at
+                    assert kernels.count_byte(buf, n, wanted) == 1
+                    buf[at] = other
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_find_all_equal(kernels, n):
+    buf = unaligned(b"\xff" * n)
+    assert kernels.find_byte(buf, n, 0xFF) == 0
+    assert kernels.rfind_byte(buf, n, 0xFF) == max(0, n - 1)
+    assert kernels.count_byte(buf, n, 0xFF) == n
+
+
+# Neighbours of the wanted byte, and its top bit flipped, are what an inexact search in words confuses with it.
+@given(lengths, generators, st.sampled_from([0, 1, 9, 10, 127, 128, 254, 255]), st.integers(0, 9))
+def test_find_against_bytes(kernels, n, rng, wanted, odd):
+    alphabet = np.array([wanted, wanted ^ 1, wanted ^ 0x80, (wanted + 1) % 256, 0, 255], np.uint8)
+    data = rng.choice(alphabet, n, p=[0.05, 0.25, 0.2, 0.2, 0.15, 0.15]).tobytes()
+    buf, byte = unaligned(data, odd), bytes([wanted])
+    assert kernels.find_byte(buf, n, wanted) == data.find(byte) % (n + 1)
+    assert kernels.rfind_byte(buf, n, wanted) == data.rfind(byte) % (n + 1)
+    assert kernels.count_byte(buf, n, wanted) == data.count(byte)
+
+
+def test_find_reads_n_bytes_only(kernels):
+    buf = np.full(300, 10, np.uint8)
+    buf[:200] = 0
+    for n in (0, 1, 63, 64, 65, 200):
+        assert kernels.find_byte(buf, n, 10) == kernels.rfind_byte(buf, n, 10) == n
+        assert kernels.count_byte(buf, n, 10) == 0
+
+
+# ---- keys
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_philox_is_that_of_numpy(kernels, seed):
+    for n in LENGTHS:
+        out = Guarded(n, np.uint64)
+        kernels.philox_fill(*words(seed), 0, out.array, n)
+        np.testing.assert_array_equal(out.written(n), oracle.keys(n, seed))
+
+
+@given(
+    seeds,
+    st.sampled_from([0, 1, 2, 3, 5, 2**32 - 1, 2**63 - 3, 2**63, WORD - 1001]) | st.integers(0, WORD - 1001),
+    lengths,
+)
+@example(0, WORD - 1, 1)
+@example(2**128 - 1, WORD - 3, 3)
+@example(7, WORD - 64, 64)
+def test_philox_from_anywhere(kernels, seed, start, n):
+    out = Guarded(n + 2, np.uint64)
+    kernels.philox_fill(*words(seed), start, out.array, n)
+    np.testing.assert_array_equal(out.written(n), oracle.philox(seed, start, n))
+
+
+@given(st.sampled_from([0, 1, 2**32 - 2, 2**63, WORD - 1001]) | st.integers(0, WORD - 1001), lengths)
+def test_number_records(kernels, first, n):
+    out = Guarded(n, np.uint64)
+    kernels.number_records(first, out.array, n)
+    assert out.written(n).tolist() == list(range(first, first + n))
+
+
+# ---- splitting at delimiters
+
+
+def split_delimited(kernels, data: bytes, delimiter: int, start: int, capacity: int) -> list[tuple[int, int]]:
+    starts, sizes = Guarded(capacity, np.uint32), Guarded(capacity, np.uint32)
+    m = kernels.split_delimited(unaligned(data), len(data), start, delimiter, starts.array, sizes.array, capacity)
+    assert m <= capacity
+    return list(zip(starts.written(m).tolist(), sizes.written(m).tolist(), strict=True))
+
+
+def spans(data: bytes, delimiter: int, start: int) -> list[tuple[int, int]]:
+    """(start, size) of the records of data[start:] that have their delimiter."""
+    whole = data[start : data.rfind(bytes([delimiter])) + 1]
+    sizes = [len(record) for record in oracle.records(whole, bytes([delimiter]))]
+    return [(start + sum(sizes[:i]), size) for i, size in enumerate(sizes)]
+
+
+@given(lengths, generators, st.sampled_from([0, 10, 128, 255]), st.sampled_from([0.003, 0.05, 0.5, 1.0]), st.data())
+def test_split_delimited(kernels, n, rng, delimiter, density, data):
+    noise = rng.choice(np.array([delimiter ^ 1, delimiter ^ 0x80, 0, 255], np.uint8), n)
+    noise[rng.random(n) < density] = delimiter
+    text = noise.tobytes()
+    start = data.draw(st.integers(0, n))
+    expected = spans(text, delimiter, start)
+    for capacity in {0, 1, data.draw(st.integers(0, n)), len(expected), len(expected) + 1}:
+        assert split_delimited(kernels, text, delimiter, start, capacity) == expected[:capacity]
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_split_one_record_and_a_rest(kernels, n):
+    for rest in (b"", b"x", b"x" * 64):
+        data = b"x" * n + b"\n" + rest
+        assert split_delimited(kernels, data, 10, 0, 3) == [(0, n + 1)]
+        assert split_delimited(kernels, data, 10, n + 1, 3) == []
+    assert split_delimited(kernels, b"\n" * n, 10, 0, n) == [(i, 1) for i in range(n)]
+    assert split_delimited(kernels, b"x" * n, 10, 0, 3) == []
+
+
+# ---- scattering
+
+
+@dataclass
+class Batch:
+    """Records of a block, as the scatter gets them."""
+
+    buf: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+    frames: list[Frame]
+    gap_bits: int
+    before: int
+
+    @property
+    def number(self) -> np.ndarray:
+        return u64([frame.number for frame in self.frames])
+
+    def stored(self, reference_size: int, offset: int) -> list[Frame]:
+        """The frames that are to be placed: large records by reference to the input, in which buf begins at offset."""
+        return [
+            Frame(frame.number, reference=(len(frame.data), offset + start))
+            if frame.reference is None and len(frame.data) >= reference_size
+            else frame
+            for frame, start in zip(self.frames, self.start.tolist(), strict=True)
+        ]
+
+
+@st.composite
+def batches(draw, max_records: int = 40) -> Batch:
+    """Records of all sizes, some by reference, with numbers that grow by small steps and by steps that need skips."""
+    rng, gap_bits = draw(generators), draw(gap_bits_allowed)
+    count = draw(st.integers(0, max_records))
+    largest_gap = 2**gap_bits - 1
+    room = (count + 2) * 4 * largest_gap
+    before = draw(st.sampled_from([BEFORE_FIRST, 0, 2, 2**32 - 2, WORD - room]) | st.integers(0, WORD - room))
+    number, frames, pieces, start, size, at = before, [], [], [], [], 0
+    for _ in range(count):
+        number = (number + int(rng.choice([1, 2, 3, largest_gap, largest_gap + 1, 3 * largest_gap + 1]))) % WORD
+        if rng.random() < 0.1:
+            frame = Frame(number, reference=(int(rng.integers(1, 2**40)), int(rng.integers(0, 2**62))))
+            piece = frame.payload()
+            size.append(len(piece) | BY_REFERENCE)
+        else:
+            piece = rng.choice(np.array([0, 10, 255, 65], np.uint8), rng.choice(SIZES)).tobytes()
+            frame = Frame(number, piece)
+            size.append(len(piece))
+        gap = int(rng.integers(0, 3))
+        pieces.append(b"-" * gap + piece)
+        start.append(at + gap)
+        at += len(pieces[-1])
+        frames.append(frame)
+    buf = unaligned(b"".join(pieces), draw(st.integers(0, 3)))
+    return Batch(buf, np.array(start, np.uint32), np.array(size, np.uint32), frames, gap_bits, before)
+
+
+reference_sizes = st.sampled_from([1, 17, 64, 300, COPY_BY_CALL, NEVER])
+
+
+@given(batches(), seeds, fanout_lists, reference_sizes, st.integers(0, 2**50))
+def test_scatter(kernels, batch, seed, fanouts, reference_size, offset):
+    m, gap_bits, last = len(batch.frames), batch.gap_bits, fanouts[-1]
+    places, buckets = oracle.scatter(batch.frames, seed, fanouts)
+    _, stored = oracle.scatter(batch.stored(reference_size, offset), seed, fanouts)
+
+    bucket, tally = Guarded(m, np.uint16), Guarded(last * len(TALLY_FIELDS), np.uint64)
+    common = (batch.buf, batch.start, batch.size, batch.number)
+    kernels.scatter_count(
+        *common, m, *words(seed), u64(fanouts), len(fanouts), gap_bits, reference_size, bucket.array, tally.array
+    )
+    assert bucket.written(m).tolist() == places
+    table = tally.written(last * len(TALLY_FIELDS)).reshape(last, -1)
+
+    begins, previous, at = np.zeros(last, np.uint64), np.full(last, batch.before, np.uint64), 0
+    encoded = {}
+    for b in range(last):
+        row = dict(zip(TALLY_FIELDS, table[b].tolist(), strict=True))
+        if b not in buckets:
+            assert row == dict.fromkeys(TALLY_FIELDS, 0)
+            begins[b] = at
+            continue
+        first, final = stored[b].frames[0].number, stored[b].frames[-1].number
+        # The tally leaves out the skips before the first record: only its writer knows what came before.
+        assert row == {
+            "records": len(stored[b].frames),
+            "scratch_bytes": len(oracle.encode_frames(stored[b].frames, gap_bits, first - 1)),
+            "output_bytes": buckets[b].output_bytes,
+            "first_number": first,
+            "last_number": final,
+        }
+        encoded[b] = oracle.encode_frames(stored[b].frames, gap_bits, batch.before)
+        at += 5
+        begins[b] = at
+        at += len(encoded[b])
+    out = Guarded(at, np.uint8)
+    untouched = np.ones(at, bool)
+    position = begins.copy()
+    kernels.scatter_place(*common, bucket.array, m, gap_bits, reference_size, offset, previous, position, out.array)
+    whole = out.written(at)
+    for b in range(last):
+        begin = int(begins[b])
+        if b not in encoded:
+            assert (position[b], previous[b]) == (begin, batch.before)
+            continue
+        end = begin + len(encoded[b])
+        assert whole[begin:end].tobytes() == encoded[b]
+        assert (position[b], previous[b]) == (end, stored[b].frames[-1].number)
+        untouched[begin:end] = False
+    assert (whole[untouched] == 0xA5).all()
+
+
+@pytest.mark.parametrize("fanouts", [[1], [65536], [1, 1, 5], [512, 512, 512], [3, 65536]])
+def test_buckets_of_many_records(kernels, fanouts):
+    m, seed, last = 5000, 12345, fanouts[-1]
+    bucket, tally = Guarded(m, np.uint16), Guarded(last * len(TALLY_FIELDS), np.uint64)
+    number = np.arange(3, m + 3, dtype=np.uint64)
+    kernels.scatter_count(
+        np.zeros(0, np.uint8), np.zeros(m, np.uint32), np.full(m, 9, np.uint32), number, m, *words(seed), u64(fanouts),
+        len(fanouts), 20, NEVER, bucket.array, tally.array,
+    )
+    expected = [oracle.descend(key, fanouts)[0] for key in oracle.philox(seed, 3, m).tolist()]
+    assert bucket.written(m).tolist() == expected
+    counts = tally.written(last * len(TALLY_FIELDS)).reshape(last, -1)[:, TALLY_FIELDS.index("records")]
+    np.testing.assert_array_equal(counts, np.bincount(expected, minlength=last))
+
+
+@pytest.mark.parametrize("gap_bits", [6, 8, 15, 24])
+def test_place_every_size(kernels, gap_bits):
+    limit = 2 ** (32 - gap_bits)
+    sizes = {*range(1, 140), *SIZES, limit - 1, limit, limit + 1}
+    for size in (s for s in sizes if s < 300_000):
+        data = (np.arange(size) * 7 % 251).astype(np.uint8).tobytes()
+        expected = oracle.encode_frames([Frame(5, data)], gap_bits, 4)
+        out, position = Guarded(len(expected), np.uint8), u64([0])
+        kernels.scatter_place(
+            unaligned(data), np.zeros(1, np.uint32), np.array([size], np.uint32), u64([5]), np.zeros(1, np.uint16), 1,
+            gap_bits, NEVER, 0, u64([4]), position, out.array,
+        )
+        assert out.written(len(expected)).tobytes() == expected
+        assert position.tolist() == [len(expected)]
+
+
+# ---- reading frames
+
+
+def split_frames(kernels, data: bytes, gap_bits: int, position: int, previous: int, capacity: int):
+    state = u64([position, previous])
+    start, size = Guarded(capacity, np.uint32), Guarded(capacity, np.uint32)
+    number = Guarded(capacity, np.uint64)
+    m = kernels.split_frames(
+        unaligned(data), len(data), gap_bits, state, start.array, size.array, number.array, capacity
+    )
+    found = zip(start.written(m).tolist(), size.written(m).tolist(), number.written(m).tolist(), strict=True)
+    return list(found), *state.tolist()
+
+
+def frames_index(kernels, data: bytes, gap_bits: int, position: int, previous: int, capacity: int, seed: int, fanouts):
+    state, entries = u64([position, previous]), Guarded(2 * capacity, np.uint64)
+    m = kernels.frames_index(
+        unaligned(data), len(data), gap_bits, state, *words(seed), u64(fanouts), len(fanouts), entries.array, capacity
+    )
+    return [tuple(entry) for entry in entries.written(2 * m).reshape(m, 2).tolist()], *state.tolist()
+
+
+def expected_split(data, gap_bits, position, previous, capacity):
+    frames, at, last = oracle.decode_frames(data, gap_bits, position, previous, capacity)
+    found = [(f.start, 16 | BY_REFERENCE if f.frame.reference else len(f.frame.data), f.frame.number) for f in frames]
+    return found, at, last
+
+
+def expected_index(data, gap_bits, position, previous, capacity, seed, fanouts):
+    frames, at, last = oracle.decode_frames(data, gap_bits, position, previous, capacity)
+    rests = [oracle.descend(int(oracle.philox(seed, f.frame.number, 1)[0]), fanouts)[1] for f in frames]
+    return [(rest, f.position) for rest, f in zip(rests, frames, strict=True)], at, last
+
+
+@given(batches(), seeds, fanout_lists, reference_sizes, st.data())
+def test_frames_back(kernels, batch, seed, fanouts, reference_size, data):
+    frames, gap_bits, before = batch.stored(reference_size, 0), batch.gap_bits, batch.before
+    encoded = oracle.encode_frames(frames, gap_bits, before)
+    capacity = len(frames) + 1
+
+    found, at, last = split_frames(kernels, encoded, gap_bits, 0, before, capacity)
+    assert (at, last) == (len(encoded), frames[-1].number if frames else before)
+    assert [number for _, _, number in found] == [frame.number for frame in frames]
+    for (start, size, _), frame in zip(found, frames, strict=True):
+        payload = frame.payload() if frame.reference else frame.data
+        assert encoded[start : start + size % BY_REFERENCE] == payload
+        assert (size >= BY_REFERENCE) == (frame.reference is not None)
+
+    # A batch at a time, from a prefix that may end inside a frame.
+    cut, capacity = data.draw(st.integers(0, len(encoded))), data.draw(st.integers(0, 5))
+    position, previous = 0, before
+    for prefix in (encoded[:cut], encoded):
+        while True:
+            case = (prefix, gap_bits, position, previous, capacity)
+            result = split_frames(kernels, *case)
+            assert result == expected_split(*case)
+            indexed = frames_index(kernels, *case, seed, fanouts)
+            assert indexed == expected_index(*case, seed, fanouts)
+            assert result[1:] == indexed[1:]
+            if (position, previous) == result[1:]:
+                break
+            _, position, previous = result
+
+
+def test_frames_cut_anywhere(kernels):
+    frames = [Frame(0, b"a"), Frame(200, b"b" * 64), Frame(201, reference=(2**40, 2**50)), Frame(202, b"c" * 300)]
+    for gap_bits in (6, 24):
+        encoded = oracle.encode_frames(frames, gap_bits)
+        for cut in range(len(encoded) + 1):
+            case = (encoded[:cut], gap_bits, 0, BEFORE_FIRST, 9)
+            assert split_frames(kernels, *case) == expected_split(*case)
+            assert frames_index(kernels, *case, 7, [3, 5]) == expected_index(*case, 7, [3, 5])
+
+
+@given(generators, st.integers(0, 400), gap_bits_allowed, st.integers(0, WORD - 1), seeds, st.integers(0, 50))
+def test_frames_of_noise(kernels, rng, n, gap_bits, previous, seed, capacity):
+    data = rng.choice(np.array([0, 0, 0, 0, 1, 3, 255], np.uint8), n).tobytes()
+    case = (data, gap_bits, min(n, 3), previous, capacity)
+    assert split_frames(kernels, *case) == expected_split(*case)
+    assert frames_index(kernels, *case, seed, [5, 1]) == expected_index(*case, seed, [5, 1])
+
+
+def test_skips_carry_the_number_past_2_64(kernels):
+    encoded = oracle.encode_frames([Frame(WORD - 1, b"x"), Frame(2, b"y")], 6, WORD - 100)
+    case = (encoded, 6, 0, WORD - 100, 5)
+    assert split_frames(kernels, *case) == expected_split(*case)
+    assert [number for _, _, number in split_frames(kernels, *case)[0]] == [WORD - 1, 2]
+    assert frames_index(kernels, *case, 3, [4]) == expected_index(*case, 3, [4])
+
+
+# ---- ordering
+
+
+def check_sort(kernels, key: np.ndarray, position: np.ndarray) -> None:
+    m = len(key)
+    entries = Guarded(2 * m, np.uint64)
+    entries.array[0::2], entries.array[1::2] = key, position
+    kernels.entries_sort(entries.array, m)
+    result, expected = entries.written(2 * m), np.lexsort((position, key))
+    np.testing.assert_array_equal(result[0::2], key[expected])
+    np.testing.assert_array_equal(result[1::2], position[expected])
+
+
+KEYS = {
+    "uniform": lambda rng, m: rng.integers(0, WORD, m, np.uint64),
+    "all equal": lambda rng, m: np.full(m, 0xFEDCBA9876543210, np.uint64),
+    "all zero": lambda rng, m: np.zeros(m, np.uint64),
+    "all ones": lambda rng, m: np.full(m, WORD - 1, np.uint64),
+    "two": lambda rng, m: rng.choice(u64([0, WORD - 1]), m),
+    "many ties": lambda rng, m: rng.integers(0, max(1, m // 5), m).astype(np.uint64) * np.uint64(2**40 + 1),
+    "low bits": lambda rng, m: rng.integers(0, max(1, m), m).astype(np.uint64),
+    "high bits": lambda rng, m: rng.integers(0, 16, m).astype(np.uint64) << np.uint64(60),
+    "ascending": lambda rng, m: np.sort(rng.integers(0, WORD, m, np.uint64)),
+    "descending": lambda rng, m: np.sort(rng.integers(0, WORD, m, np.uint64))[::-1],
+}
+POSITIONS = {
+    "ascending": lambda rng, m: np.arange(m, dtype=np.uint64) * np.uint64(37),
+    "descending": lambda rng, m: np.arange(m, dtype=np.uint64)[::-1] + np.uint64(2**40),
+    "anywhere": lambda rng, m: rng.permutation(m).astype(np.uint64) * np.uint64(2**40 + 1),
+    "all equal": lambda rng, m: np.full(m, 12, np.uint64),
+}
+SORT_LENGTHS = [0, 1, 2, 3, SMALL_SORT - 1, SMALL_SORT, SMALL_SORT + 1, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000]
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("key", KEYS)
+def test_sort(kernels, key, position):
+    rng = np.random.default_rng(1)
+    for m in SORT_LENGTHS:
+        check_sort(kernels, KEYS[key](rng, m), POSITIONS[position](rng, m))
+
+
+@pytest.mark.parametrize("m", [4096, 65537, 200_000])
+@pytest.mark.parametrize("key", ["uniform", "all equal", "many ties", "descending"])
+def test_sort_many(kernels, key, m):
+    rng = np.random.default_rng(m)
+    check_sort(kernels, KEYS[key](rng, m), POSITIONS["anywhere"](rng, m))
+
+
+@given(generators, st.integers(0, 2000), st.integers(0, 64), st.integers(0, 63))
+def test_sort_some_bits(kernels, rng, m, bits, shift):
+    mask = np.uint64((2**bits - 1) << shift & (WORD - 1))
+    check_sort(kernels, rng.integers(0, WORD, m, np.uint64) & mask, rng.permutation(m).astype(np.uint64))
+
+
+@given(batches(), st.integers(0, 300), st.data())
+def test_gather(kernels, batch, odd, data):
+    frames = batch.stored(300, 0)
+    encoded = oracle.encode_frames(frames, batch.gap_bits, batch.before)
+    placed, _, _ = oracle.decode_frames(encoded, batch.gap_bits, 0, batch.before)
+    placed = data.draw(st.permutations(placed))
+    begin = data.draw(st.integers(0, len(placed)))
+    to = data.draw(st.integers(begin, len(placed)))
+    entries = u64([(7, frame.position) for frame in placed]).reshape(-1)
+    total = sum(len(frame.frame.data) for frame in placed)
+    for capacity in {0, 1, total, data.draw(st.integers(0, total))}:
+        at, expected = begin, b""
+        while at < to and placed[at].frame.reference is None:
+            record = placed[at].frame.data
+            if len(expected) + len(record) > capacity:
+                break
+            expected, at = expected + record, at + 1
+        out, written = Guarded(capacity, np.uint8), Guarded(1, np.uint64)
+        result = kernels.gather(
+            unaligned(encoded, odd), entries, begin, to, batch.gap_bits, out.array, capacity, written.array
+        )
+        assert (result, written.written(1).tolist()) == (at, [len(expected)])
+        assert out.written(len(expected)).tobytes() == expected
+
+
+def test_gather_every_size(kernels):
+    for size in [*range(1, 200), *SIZES]:
+        frames = [Frame(0, bytes([size % 251]) * size), Frame(1, b"\xff" * size), Frame(2, b"\0")]
+        encoded = oracle.encode_frames(frames, 20)
+        placed, _, _ = oracle.decode_frames(encoded, 20)
+        entries = u64([(0, frame.position) for frame in placed]).reshape(-1)
+        out, written = Guarded(2 * size + 1, np.uint8), u64([0])
+        assert kernels.gather(unaligned(encoded), entries, 0, 3, 20, out.array, 2 * size, written) == 2
+        assert out.written(written[0]).tobytes() == frames[0].data + frames[1].data
+
+
+# ---- all together
+
+
+@dataclass
+class Pieces:
+    """Records of a block or of a bucket, as arrays."""
+
+    buf: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+    number: np.ndarray
+
+    @classmethod
+    def room(cls, buf: np.ndarray, m: int) -> Pieces:
+        return cls(buf, np.empty(m, np.uint32), np.empty(m, np.uint32), np.empty(m, np.uint64))
+
+
+def scatter_once(kernels, pieces: Pieces, seed: int, fanouts: list[int], gap_bits: int) -> list[tuple[np.ndarray, int]]:
+    """(frames, records) of each bucket of the last level."""
+    m, last = len(pieces.number), fanouts[-1]
+    common = (pieces.buf, pieces.start, pieces.size, pieces.number)
+    bucket, tally = np.empty(m, np.uint16), np.empty((last, len(TALLY_FIELDS)), np.uint64)
+    levels = (u64(fanouts), len(fanouts))
+    kernels.scatter_count(*common, m, *words(seed), *levels, gap_bits, NEVER, bucket, tally)
+    records, scratch, _, first, _ = tally.T.astype(object)
+    ends = np.cumsum(scratch + 4 * (first // (2**gap_bits - 1))).tolist()
+    begins = [0, *ends[:-1]]
+    out, position, previous = np.zeros(ends[-1], np.uint8), u64(begins), np.full(last, BEFORE_FIRST, np.uint64)
+    kernels.scatter_place(*common, bucket, m, gap_bits, NEVER, 0, previous, position, out)
+    assert position.tolist() == ends
+    return [(out[begin:end], inside) for begin, end, inside in zip(begins, ends, records, strict=True)]
+
+
+def in_key_order(kernels, frames: np.ndarray, m: int, seed: int, fanouts: list[int], gap_bits: int) -> bytes:
+    """Records of a bucket."""
+    n = len(frames)
+    state, entries, out, written = u64([0, BEFORE_FIRST]), np.empty(2 * m, np.uint64), np.empty(n, np.uint8), u64([0])
+    levels = (u64(fanouts), len(fanouts))
+    assert kernels.frames_index(frames, n, gap_bits, state, *words(seed), *levels, entries, m) == m
+    kernels.entries_sort(entries, m)
+    assert kernels.gather(frames, entries, 0, m, gap_bits, out, n, written) == m
+    return out[: int(written[0])].tobytes()
+
+
+@given(generators, st.integers(0, 300), seeds, st.lists(st.integers(1, 9), min_size=1, max_size=3), gap_bits_allowed)
+def test_kernels_shuffle(kernels, rng, count, seed, fanouts, gap_bits):
+    sizes = rng.choice([1, 1, 2, 10, 64, 300], count).tolist()
+    data = b"".join(rng.bytes(size - 1).replace(b"\n", b"\xff") + b"\n" for size in sizes)
+    whole = Pieces.room(unaligned(data), count)
+    assert kernels.split_delimited(whole.buf, len(data), 0, 10, whole.start, whole.size, count) == count
+    kernels.number_records(0, whole.number, count)
+    contents = [whole]
+    for level in range(1, len(fanouts) + 1):
+        buckets = [b for pieces in contents for b in scatter_once(kernels, pieces, seed, fanouts[:level], gap_bits)]
+        contents = []
+        for frames, m in buckets:
+            inside, state = Pieces.room(frames, m), u64([0, BEFORE_FIRST])
+            outputs = (inside.start, inside.size, inside.number)
+            assert kernels.split_frames(frames, len(frames), gap_bits, state, *outputs, m) == m
+            contents.append(inside)
+    result = b"".join(in_key_order(kernels, frames, m, seed, fanouts, gap_bits) for frames, m in buckets)
+    assert result == oracle.shuffled([data], seed)
+
+
+# ---- bit against bit
+
+
+@st.composite
+def byte_searches(draw) -> list[Any]:
+    data = draw(generators).choice(np.array([0, 9, 10, 11, 138, 255], np.uint8), draw(lengths)).tobytes()
+    return [unaligned(data, draw(st.integers(0, 9))), len(data), draw(st.sampled_from([0, 10, 255]))]
+
+
+@st.composite
+def philox_calls(draw) -> list[Any]:
+    n = draw(lengths)
+    return [*words(draw(seeds)), draw(st.integers(0, WORD - 1)), np.zeros(n, np.uint64), n]
+
+
+@st.composite
+def delimited_calls(draw) -> list[Any]:
+    buf, n, byte = draw(byte_searches())
+    capacity = draw(st.integers(0, n))
+    return [buf, n, draw(st.integers(0, n)), byte, *(np.zeros(capacity, np.uint32) for _ in range(2)), capacity]
+
+
+@st.composite
+def numberings(draw) -> list[Any]:
+    n = draw(lengths)
+    return [draw(st.integers(0, WORD - 1)), np.zeros(n, np.uint64), n]
+
+
+@st.composite
+def encoded_batches(draw) -> tuple[Batch, np.ndarray]:
+    batch = draw(batches())
+    stored = batch.stored(draw(reference_sizes), 0)
+    return batch, unaligned(oracle.encode_frames(stored, batch.gap_bits, batch.before), draw(st.integers(0, 3)))
+
+
+@st.composite
+def split_frames_calls(draw) -> list[Any]:
+    batch, buf = draw(encoded_batches())
+    capacity = draw(st.integers(0, len(batch.frames) + 1))
+    outputs = [np.zeros(capacity, dtype) for dtype in (np.uint32, np.uint32, np.uint64)]
+    return [buf, draw(st.integers(0, len(buf))), batch.gap_bits, u64([0, batch.before]), *outputs, capacity]
+
+
+@st.composite
+def frames_index_calls(draw) -> list[Any]:
+    batch, buf = draw(encoded_batches())
+    capacity, fanouts = draw(st.integers(0, len(batch.frames) + 1)), draw(fanout_lists)
+    return [
+        buf, draw(st.integers(0, len(buf))), batch.gap_bits, u64([0, batch.before]), *words(draw(seeds)), u64(fanouts),
+        len(fanouts), np.zeros(2 * capacity, np.uint64), capacity,
+    ]
+
+
+@st.composite
+def scatter_count_calls(draw) -> list[Any]:
+    batch, fanouts = draw(batches()), draw(fanout_lists)
+    m = len(batch.frames)
+    return [
+        batch.buf, batch.start, batch.size, batch.number, m, *words(draw(seeds)), u64(fanouts), len(fanouts),
+        batch.gap_bits, draw(reference_sizes), np.zeros(m, np.uint16),
+        np.ones(fanouts[-1] * len(TALLY_FIELDS), np.uint64),
+    ]
+
+
+@st.composite
+def scatter_place_calls(draw) -> list[Any]:
+    batch, fanout, reference_size = draw(batches()), draw(st.integers(1, 20)), draw(reference_sizes)
+    bucket = draw(generators).integers(0, fanout, len(batch.frames), np.uint16)
+    sizes = [0] * fanout
+    stored = batch.stored(reference_size, 0)
+    for b in range(fanout):
+        here = [frame for frame, place in zip(stored, bucket.tolist(), strict=True) if place == b]
+        sizes[b] = len(oracle.encode_frames(here, batch.gap_bits, batch.before))
+    position = u64([sum(sizes[:b]) for b in range(fanout)])
+    return [
+        batch.buf, batch.start, batch.size, batch.number, bucket, len(batch.frames), batch.gap_bits, reference_size, 0,
+        np.full(fanout, batch.before, np.uint64), position, np.zeros(sum(sizes) + 8, np.uint8),
+    ]
+
+
+@st.composite
+def sort_calls(draw) -> list[Any]:
+    rng, m = draw(generators), draw(st.integers(0, 3000))
+    keys = KEYS[draw(st.sampled_from(sorted(KEYS)))](rng, m)
+    entries = np.stack([keys, POSITIONS["anywhere"](rng, m)], axis=1).reshape(-1)
+    return [entries, m]
+
+
+@st.composite
+def gather_calls(draw) -> list[Any]:
+    batch, base = draw(encoded_batches())
+    placed, _, _ = oracle.decode_frames(base.tobytes(), batch.gap_bits, 0, batch.before)
+    entries = u64([(0, frame.position) for frame in draw(st.permutations(placed))]).reshape(-1)
+    capacity = draw(st.integers(0, len(base)))
+    begin = draw(st.integers(0, len(placed)))
+    out = np.zeros(capacity, np.uint8)
+    return [base, entries, begin, len(placed), batch.gap_bits, out, capacity, np.zeros(1, np.uint64)]
+
+
+CALLS: dict[str, st.SearchStrategy[list[Any]]] = {
+    "philox_fill": philox_calls(),
+    "find_byte": byte_searches(),
+    "rfind_byte": byte_searches(),
+    "count_byte": byte_searches(),
+    "split_delimited": delimited_calls(),
+    "split_frames": split_frames_calls(),
+    "number_records": numberings(),
+    "scatter_count": scatter_count_calls(),
+    "scatter_place": scatter_place_calls(),
+    "frames_index": frames_index_calls(),
+    "entries_sort": sort_calls(),
+    "gather": gather_calls(),
+}
+"""Arguments for every kernel of the table."""
+
+
+def test_every_kernel_is_called():
+    assert set(CALLS) == set(KERNELS)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@given(data=st.data())
+def test_same_bits(on_each, name, data):
+    arguments = data.draw(CALLS[name])
+
+    def run(kernels) -> list[Any]:
+        own = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+        returned = getattr(kernels, name)(*own)
+        return [returned, *(a.tobytes() if isinstance(a, np.ndarray) else a for a in own)]
+
+    results = on_each(run)
+    first = next(iter(results))
+    for variant, result in results.items():
+        assert result == results[first], f"{variant} differs from {first}"
+
+
+# ---- arguments
+
+
+ARRAYS = [(name, i) for name, kernel in KERNELS.items() for i, p in enumerate(kernel.parameters) if p.kind == "array"]
+ARRAY_IDS = [f"{name}-{KERNELS[name].parameters[i].name}" for name, i in ARRAYS]
+
+
+def plain_arguments(kernel: Kernel, extent: int = 4) -> list[Any]:
+    """Arguments that pass the checks: every size 4, every array as large as it must be."""
+    arguments: list[Any] = [None if p.kind == "array" else extent for p in kernel.parameters]
+    for i, p in enumerate(kernel.parameters):
+        if p.kind == "array":
+            arguments[i] = np.zeros(p.needed(tuple(arguments)), p.dtype)
+    return arguments
+
+
+@pytest.fixture
+def unreached() -> Callable[[Kernel], Callable[..., Any]]:
+    """A kernel whose body must not be reached."""
+
+    def body(*arguments: Any) -> None:
+        raise AssertionError(f"reached with {arguments}")
+
+    return lambda kernel: kernel.checked(body, lambda parameter, array: array)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_plain_arguments_pass(name):
+    kernel = KERNELS[name]
+    arguments = plain_arguments(kernel)
+    assert kernel.checked(lambda *reached: len(reached), lambda parameter, array: array)(*arguments) == len(arguments)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_number_of_arguments(name, unreached):
+    arguments = plain_arguments(KERNELS[name])
+    for wrong in (arguments[:-1], [*arguments, 1], []):
+        with pytest.raises(TypeError, match=rf"{name} takes {len(arguments)} arguments, got {len(wrong)}"):
+            unreached(KERNELS[name])(*wrong)
+
+
+@pytest.mark.parametrize(("name", "i"), ARRAYS, ids=ARRAY_IDS)
+def test_wrong_arrays(name, i, unreached):
+    kernel = KERNELS[name]
+    parameter, good = kernel.parameters[i], plain_arguments(kernel)
+    call = unreached(kernel)
+    right = good[i] if good[i].size else np.zeros(4, parameter.dtype)
+    others = [dtype for dtype in [*DTYPES.values(), np.int64, np.float64, np.int8, object] if dtype != parameter.dtype]
+    wrong = [right.astype(dtype) for dtype in others]
+    if right.itemsize > 1:
+        wrong.append(right.astype(right.dtype.newbyteorder()))
+        shifted = np.zeros(right.nbytes + 8, np.uint8)[1:][: right.nbytes].view(right.dtype)
+        wrong.append(shifted)
+    wrong += [np.zeros(2 * right.size + 8, right.dtype)[::2], np.zeros((8, 8), right.dtype)[:, :3]]
+    wrong += [np.zeros(right.size + 4, right.dtype)[::-1], np.asfortranarray(np.zeros((8, 8), right.dtype))]
+    for array in wrong:
+        with pytest.raises(TypeError, match=rf"{name}: {parameter.name} must be a contiguous array"):
+            call(*good[:i], array, *good[i + 1 :])
+    if parameter.needed(tuple(good)):
+        short = right[:-1]
+        with pytest.raises(ValueError, match=rf"{name}: {parameter.name} has {short.size} elements, needs"):
+            call(*good[:i], short, *good[i + 1 :])
+
+
+def test_wrong_arguments_on_each(kernels):
+    buf = np.zeros(8, np.uint8)
+    with pytest.raises(TypeError, match="find_byte takes 3 arguments, got 2"):
+        kernels.find_byte(buf, 8)
+    with pytest.raises(TypeError, match="buf must be a contiguous array"):
+        kernels.find_byte(buf.view(np.int8), 8, 10)
+    with pytest.raises(TypeError, match="buf must be a contiguous array"):
+        kernels.find_byte(buf[::2], 4, 10)
+    with pytest.raises(ValueError, match="buf has 8 elements, needs 9"):
+        kernels.find_byte(buf, 9, 10)
+    out = np.zeros(8, np.uint64)
+    with pytest.raises(ValueError, match="out has 8 elements, needs 9"):
+        kernels.philox_fill(1, 2, 0, out, 9)
+    assert not out.any()
+    with pytest.raises(AttributeError, match="no kernel 'find'"):
+        _ = kernels.find
+
+
+def test_larger_and_2d_arrays_pass(kernels):
+    buf = np.zeros((4, 8), np.uint8)
+    buf[3, 7] = 10
+    assert kernels.find_byte(buf, 32, 10) == 31
+    assert kernels.find_byte(buf, 5, 10) == 5
+
+
+def _unless_fixed(request: pytest.FixtureRequest, variant: str, reason: str) -> None:
+    if request.node.callspec.params["kernels"].startswith(variant):
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+def test_read_only_inputs(kernels, request):
+    _unless_fixed(request, "numba", "the numba backend takes no read-only array")
+    buf = np.frombuffer(b"-a\nbc\n", np.uint8)[1:]
+    assert not buf.flags.writeable
+    assert kernels.find_byte(buf, 5, 10) == 1
+    assert kernels.rfind_byte(buf, 5, 10) == 4
+    assert kernels.count_byte(buf, 5, 10) == 2
+    assert kernels.find_byte(buf[:0], 0, 10) == 0
+
+
+def test_read_only_outputs_are_refused(kernels, request):
+    _unless_fixed(request, "c", "the C backend writes to read-only arrays")
+    out = np.zeros(4, np.uint64)
+    out.flags.writeable = False
+    with pytest.raises((TypeError, ValueError)):
+        kernels.philox_fill(1, 2, 0, out, 4)
+    assert not out.any()
+
+
+def test_not_an_array(kernels, request):
+    _unless_fixed(request, "", "an argument that is no array raises AttributeError")
+    with pytest.raises(TypeError):
+        kernels.find_byte(b"abc", 3, 10)
+
+
+@pytest.mark.parametrize("n", [-1, 1.5])
+def test_sizes_are_whole_and_not_negative(kernels, request, n):
+    _unless_fixed(request, "numba", "numba converts what C refuses")
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        kernels.find_byte(np.zeros(8, np.uint8), n, 10)
+
+
+# ---- memory past the end
+
+
+PAST_THE_END = """
+import ctypes, mmap
+import numpy as np
+from fastk._backend import Kernels, c
+
+page = mmap.PAGESIZE
+memory = mmap.mmap(-1, 2 * page)
+whole = np.frombuffer(memory, np.uint8)
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.mprotect(ctypes.c_void_p(whole.ctypes.data + page), ctypes.c_size_t(page), 0) == 0
+kernels = Kernels("c")
+start, size, number = np.zeros(200, np.uint32), np.zeros(200, np.uint32), np.zeros(200, np.uint64)
+for isa in c.available_isa():
+    c.select_isa(isa)
+    for n in range(200):
+        buf = whole[page - n : page]
+        buf[:] = 65
+        assert kernels.find_byte(buf, n, 10) == kernels.rfind_byte(buf, n, 10) == n
+        assert kernels.count_byte(buf, n, 65) == n
+        assert kernels.split_delimited(buf, n, n // 2, 65, start, size, 200) == n - n // 2
+        assert kernels.split_frames(buf, n, 8, np.zeros(2, np.uint64), start, size, number, 200) == 0
+        state, entries = np.zeros(2, np.uint64), np.zeros(400, np.uint64)
+        fanout = np.ones(1, np.uint64)
+        assert kernels.frames_index(buf, n, 8, state, 0, 0, fanout, 1, entries, 200) == 0
+        if n > 4:
+            out, written = np.zeros(n, np.uint8), np.zeros(1, np.uint64)
+            buf[:4] = np.array([(n - 4) << 8 | 1], np.uint32).view(np.uint8)
+            assert kernels.split_frames(buf, n, 8, state, start, size, number, 200) == 1
+            assert kernels.gather(buf, entries, 0, 1, 8, out, n, written) == 1
+            kernels.scatter_place(
+                buf[4:], np.zeros(1, np.uint32), np.array([n - 4], np.uint32), np.ones(1, np.uint64),
+                np.zeros(1, np.uint16), 1, 8, 2**31 - 1, 0, np.zeros(1, np.uint64), np.zeros(1, np.uint64), out,
+            )
+print("done")
+"""
+
+
+@pytest.mark.skipif(not c.available_isa(), reason="the C core is not there")
+def test_nothing_past_the_end_is_read(run_python):
+    done = run_python("-c", PAST_THE_END)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+# ---- the lists of kernels
+
+
+C_TYPES = {"void": "void", "size": "size_t", "uint": "unsigned", "u8": "uint8_t", "u32": "uint32_t", "u64": "uint64_t"}
+OTHER_FUNCTIONS = {"isa_max", "isa_select", "compiler"}
+
+needs_sources = pytest.mark.skipif(not CSRC.is_dir(), reason="the sources of the C core are not there")
+
+
+def prototypes() -> dict[str, tuple[str, list[tuple[str, str]]]]:
+    """Name, and then type and (type, name) of the arguments, of every function of fastk.h; "*" marks a pointer."""
+    text = re.sub(r"/\*.*?\*/|^#.*?$", "", (CSRC / "fastk.h").read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = {}
+    for returns, name, inside in re.findall(r"([\w ]+?[ *]+)fastk_(\w+)\(([^)]*)\);", text):
+        arguments = []
+        for argument in inside.split(","):
+            kind, _, variable = argument.replace("const ", "").replace("*", "* ").strip().rpartition(" ")
+            arguments.append((kind.replace(" ", ""), variable))
+        found[name] = (returns.strip(), arguments)
+    return found
+
+
+@needs_sources
+def test_table_and_header_agree():
+    declared = prototypes()
+    assert declared.keys() >= OTHER_FUNCTIONS
+    assert declared.keys() - OTHER_FUNCTIONS == KERNELS.keys()
+    for name, kernel in KERNELS.items():
+        arguments = [
+            (C_TYPES[p.kind] if p.dtype is None else f"{np.dtype(p.dtype).name}_t*", p.name) for p in kernel.parameters
+        ]
+        assert declared[name] == (C_TYPES[kernel.returns], arguments), name
+
+
+@needs_sources
+def test_table_and_dispatch_agree():
+    listed = re.search(r"#define FASTK_KERNELS\(X\)((?:.*\\\n)+.*)", (CSRC / "isa.h").read_text())
+    names = re.findall(r"\bX\((\w+)\)", listed.group(1))
+    assert len(names) == len(set(names))
+    assert set(names) == KERNELS.keys()
+
+
+def test_core_exports_the_table():
+    if c.lib is None:
+        pytest.skip("the C core is not there")
+    exported = {name.removeprefix("fastk_") for name in dir(c.lib)}
+    assert exported == KERNELS.keys() | OTHER_FUNCTIONS
+    assert c.available_isa()[0] == "base"
+    assert fastk.config()["compiler"] == c.compiler()
