@@ -29,9 +29,8 @@ macros = []
 if _switch("FASTK_WERROR"):
     compile_args.append("-Werror")
 if _switch("FASTK_SANITIZE"):
-    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
-    compile_args += sanitize
-    link_args += sanitize[:1]
+    link_args = ["-fsanitize=address,undefined"]
+    compile_args += [*link_args, "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
 if _switch("FASTK_PORTABLE"):
     macros.append(("FASTK_PORTABLE", "1"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,16 @@ from .kernels import KERNELS, Parameter
 
 ISA_LEVELS = ("base", "v3", "v4")
 
+ffi: Any = None
+lib: Any = None
+MISSING: str | None = None
+"""Why there is no compiled core, if there is none."""
 try:
-    from fastk._c import ffi, lib
-
-    MISSING: str | None = None
+    _core = import_module("fastk._c")
 except ImportError as error:
-    ffi = lib = None
     MISSING = str(error)
+else:
+    ffi, lib = _core.ffi, _core.lib
 
 POINTERS = {np.uint8: "uint8_t[]", np.uint16: "uint16_t[]", np.uint32: "uint32_t[]", np.uint64: "uint64_t[]"}
 

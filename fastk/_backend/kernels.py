@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-DTYPES = {"u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64}
+DTYPES: dict[str, type[np.generic]] = {"u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64}
 
 SIGNATURES = [
     "void philox_fill(u64 key0, u64 key1, u64 start, u64[n] out, size n)",
@@ -43,7 +43,7 @@ TALLY_FIELDS = ("records", "scratch_bytes", "output_bytes", "first_number", "las
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of a kernel: a scalar, or an array of ``dtype`` with at least ``times * argument[extent]`` elements."""
+    """One argument of a kernel: a scalar, or an array of at least ``times * argument[extent]`` elements."""
 
     name: str
     kind: str

@@ -29,10 +29,10 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(
         prog="fastk-shuffle",
         usage="%(prog)s [options] INPUT... OUTPUT",
-        description="Write the lines of INPUT... to OUTPUT in uniformly random order, in bounded memory. '-' is standard "
-        "input or output. OUTPUT appears under its name when it is complete, and may be one of the inputs.",
-        epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated. After a failure OUTPUT is "
-        "as it was before, and scratch files are gone. Output record j is input record order[j], where order = "
+        description="Write the lines of INPUT... to OUTPUT in uniformly random order, in bounded memory. '-' is "
+        "standard input or output. OUTPUT appears under its name when it is complete, and may be one of the inputs.",
+        epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated. After a failure OUTPUT "
+        "is as it was before, and scratch files are gone. Output record j is input record order[j], where order = "
         "numpy.argsort(numpy.random.Philox(key=SEED).random_raw(n), kind='stable').",
     )
     command.add_argument("paths", nargs="+", metavar="INPUT... OUTPUT", help=argparse.SUPPRESS)
@@ -50,8 +50,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no report")
     command.add_argument("--progress", choices=PROGRESS, default="auto", help="show a bar (default: on a terminal)")
     command.add_argument(
-        "--json", metavar="FILE", help="write the report as JSON to FILE, given as --json=FILE; alone, to standard error"
-    )
+        "--json", metavar="FILE",
+        help="write the report as JSON: alone to standard error, as --json=FILE to a file",
+    )  # fmt: skip
     command.add_argument("--version", action="version", version=f"fastk {__version__}")
     return command
 
@@ -115,11 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     *inputs, output = options.paths
     if not inputs:
         command.error("INPUT and OUTPUT are both needed, as for cp")
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {each: signal.getsignal(each) for each in SIGNALS}
     try:
-        for number in SIGNALS:
-            if previous[number] != signal.SIG_IGN:  # as nohup wants it
-                signal.signal(number, _interrupt)
+        for each in SIGNALS:
+            if previous[each] != signal.SIG_IGN:  # as nohup wants it
+                signal.signal(each, _interrupt)
         try:
             job = Job(
                 inputs,
@@ -149,5 +150,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fastk-shuffle: error: {explain(error)}", file=sys.stderr)
         return FAILED
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for each, handler in previous.items():
+            signal.signal(each, handler)

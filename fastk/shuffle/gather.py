@@ -222,10 +222,11 @@ class Gather:
 
     def _index(self, bucket: Bucket, base: U8, end: int, state: U64, entries: U64, found: int) -> int:
         """Make the entries of the frames up to `end`."""
-        return kernels.frames_index(
+        count: int = kernels.frames_index(
             base, end, bucket.gap_bits, state, *self._key.words, np.array(bucket.fanouts, np.uint64),
             len(bucket.fanouts), entries[2 * found :], bucket.records - found,
         )  # fmt: skip
+        return count
 
     def _write(self, bucket: Bucket, base: U8, entries: U64, chunk: U8) -> None:
         position = bucket.first

@@ -6,13 +6,23 @@ import operator
 import os
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import groupby
 
 from ..config import config, get_num_threads
 from .gather import Gather, Output, handling
-from .plan import WORD_BYTES, Plan, Workspace, bucket_cost, check_memory, gap_bits, make_plan, parse_size, resident_memory
+from .plan import (
+    WORD_BYTES,
+    Plan,
+    Workspace,
+    bucket_cost,
+    check_memory,
+    gap_bits,
+    make_plan,
+    parse_size,
+    resident_memory,
+)
 from .records import NEVER, BucketSource, Inputs, Source
 from .report import Progress, ShuffleReport
 from .scatter import Key, Scatter
@@ -79,6 +89,7 @@ class Job:
         self._tmp = bool(tmp)
         self._framed = int((total or 0) * (1 + WORD_BYTES / mean))
         self._scratch = Scratch(directories, expected=self._framed)
+        self._measure: Callable[[], int] = lambda: 0
         self._depth = 1
         self._splits = 0
 
@@ -170,7 +181,10 @@ class Job:
 
     def _drain(self, buckets: Iterable[Bucket]) -> None:
         """Write buckets that are neighbours in the output."""
-        gather = Gather(self._source, self._output, Key(self.seed, (), 0), self._plan, self._workspace, self._scratch, self._crew)
+        key = Key(self.seed, (), 0)
+        gather = Gather(
+            self._source, self._output, key, self._plan, self._workspace, self._scratch, self._crew
+        )  # fmt: skip
         for how, members in groupby(buckets, partial(handling, plan=self._plan)):
             if how == "together":
                 gather.run(list(members), self._plan.threads)

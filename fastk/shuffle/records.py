@@ -127,11 +127,9 @@ class Inputs:
     def check(self, index: int, fd: int) -> None:
         """InputChangedError unless the open file is the one that was checked at the start, unchanged."""
         status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode) and self.paths[index] != STDIN:
-            if _Identity.of(status) != self.identities[index]:
-                raise InputChangedError(
-                    errno.EIO, "the input changed while it was being shuffled; nothing was written", self.paths[index]
-                )
+        path = self.paths[index]
+        if stat.S_ISREG(status.st_mode) and path != STDIN and _Identity.of(status) != self.identities[index]:
+            raise InputChangedError(errno.EIO, "the input changed while it was being shuffled; nothing was written", path)
 
     def mean_record(self, delimiter: int) -> float:
         """Estimate of the mean record size, from samples spread over the inputs. It affects speed alone."""

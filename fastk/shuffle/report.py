@@ -76,10 +76,11 @@ class ShuffleReport:
         )
         on = f"{self.backend} {self.isa}" if self.isa else self.backend
         return textwrap.fill(
-            f"Shuffled {self.records:,} record{'' if self.records == 1 else 's'} ({format_size(self.bytes_out)}) {where}, "
-            f"in {self.seconds:.3g} s ({format_size(self.rate)}/s) on {self.threads} thread"
+            f"Shuffled {self.records:,} record{'' if self.records == 1 else 's'} ({format_size(self.bytes_out)}) "
+            f"{where}, in {self.seconds:.3g} s ({format_size(self.rate)}/s) on {self.threads} thread"
             f"{'' if self.threads == 1 else 's'} of {on}. Peak memory {format_size(self.peak_memory)} of the "
-            f"{format_size(self.memory)} allowed. Seed {self.seed}: the same seed and records give the same order again.",
+            f"{format_size(self.memory)} allowed. Seed {self.seed}: the same seed and records give the same order "
+            "again.",
             width=100,
             break_long_words=False,
             break_on_hyphens=False,

@@ -46,7 +46,8 @@ class NoSpaceError(OSError):
         except OSError:
             free = ""
         least = f"{format_size(missing)} ({missing} bytes) more was needed" if missing else "more was needed"
-        super().__init__(cause.errno, f"{os.strerror(cause.errno or 0)} while writing {what}: {least}{free}; {advice}", path)
+        why = os.strerror(cause.errno or 0)
+        super().__init__(cause.errno, f"{why} while writing {what}: {least}{free}; {advice}", path)
         self.missing = missing
 
 
@@ -110,8 +111,8 @@ class Store:
         """Chain a batch to what came before: the bytes of each bucket, and the record numbers before its first ones."""
         gap_max = np.uint64(2**gap_bits - 1)
         some = tally[:, 0] > 0
-        skipped = np.where(some, (tally[:, 3] - self.previous - np.uint64(1)) // gap_max, np.uint64(0))
-        sizes = tally[:, 1] + skipped * np.uint64(4)
+        skipped: U64 = (tally[:, 3] - self.previous - np.uint64(1)) // gap_max * some.astype(np.uint64)
+        sizes: U64 = tally[:, 1] + skipped * np.uint64(4)
         before = self.previous.copy()
         self.previous[some] = tally[some, 4]
         self.totals[:, 0] += tally[:, 0]
@@ -160,7 +161,7 @@ class MemoryStore(Store):
     def reserve(self, sizes: U64) -> U64:
         """Positions in the arena at which a batch's frames begin, bucket by bucket."""
         ends = np.cumsum(sizes, dtype=np.uint64) + np.uint64(self.used)
-        begins = ends - sizes
+        begins: U64 = ends - sizes
         self.used = int(ends[-1])
         self.segments.append((begins, ends))
         return begins
@@ -188,7 +189,7 @@ class FileStore(Store):
 
     def reserve(self, sizes: U64) -> U64:
         """Offsets in the buckets' files at which a batch's frames begin."""
-        begins = self.ends.copy()
+        begins: U64 = self.ends.copy()
         self.ends += sizes
         return begins
 
@@ -257,7 +258,7 @@ class RegionStore(Store):
     def reserve(self, sizes: U64) -> U64:
         for index in np.flatnonzero(self.ends + sizes > self._limits).tolist():
             self._extend(index, int(sizes[index]))
-        begins = self.ends.copy()
+        begins: U64 = self.ends.copy()
         self.ends += sizes
         return begins
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 POLL_SECONDS = 0.05
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """Raised in a worker when another one failed or the caller was interrupted."""
 
 
@@ -44,9 +44,9 @@ class Crew:
         self._stop = False
 
     def check(self) -> None:
-        """Raise Cancelled if the work is to stop."""
+        """Raise CancelledError if the work is to stop."""
         if self._stop:
-            raise Cancelled
+            raise CancelledError
 
     def _fail(self, error: BaseException | None) -> None:
         with self.changed:
@@ -60,7 +60,7 @@ class Crew:
         def guarded() -> None:
             try:
                 work()
-            except Cancelled:
+            except CancelledError:
                 pass
             except BaseException as error:
                 self._fail(error)

@@ -1,6 +1,5 @@
 """Records: the kernels of csrc/records.c, where the frame format and the keys are explained."""
 
-# ruff: noqa: N803
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
