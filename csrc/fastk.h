@@ -19,8 +19,8 @@ size_t fastk_find_byte(const uint8_t *buf, size_t n, uint8_t byte);
 size_t fastk_rfind_byte(const uint8_t *buf, size_t n, uint8_t byte);
 size_t fastk_count_byte(const uint8_t *buf, size_t n, uint8_t byte);
 
-size_t fastk_split_delimited(const uint8_t *buf, size_t n, size_t from, uint8_t delimiter, uint32_t *start,
-                             uint32_t *size, size_t capacity);
+size_t fastk_split_delimited(const uint8_t *buf, size_t n, size_t from, size_t scanned, uint8_t delimiter,
+                             uint32_t *start, uint32_t *size, size_t capacity);
 size_t fastk_split_frames(const uint8_t *buf, size_t n, unsigned gap_bits, uint64_t *state, uint32_t *start,
                           uint32_t *size, uint64_t *number, size_t capacity);
 

@@ -201,11 +201,11 @@ FASTK_INLINE uint64_t descend(uint64_t key, const uint64_t *fanout, size_t level
 /* ---- splitting a block into records ---- */
 
 /* Records of buf[from:n], each up to and with its delimiter, as (start, size); stops at the capacity. What follows the
- * last delimiter is no record. */
-FASTK_INLINE size_t split_delimited_body(int level, const uint8_t *buf, size_t n, size_t from, uint8_t delimiter,
-                                         uint32_t *start, uint32_t *size, size_t capacity) {
+ * last delimiter is no record. buf[from:scanned] is known to hold no delimiter. */
+FASTK_INLINE size_t split_delimited_body(int level, const uint8_t *buf, size_t n, size_t from, size_t scanned,
+                                         uint8_t delimiter, uint32_t *start, uint32_t *size, size_t capacity) {
     size_t m = 0, begin = from;
-    for (size_t i = from; i < n; i += WINDOW) {
+    for (size_t i = scanned; i < n; i += WINDOW) {
         uint64_t mask = match_at(level, buf, n, i, delimiter);
         for (; mask; mask &= mask - 1) {
             if (m == capacity)
@@ -220,9 +220,9 @@ FASTK_INLINE size_t split_delimited_body(int level, const uint8_t *buf, size_t n
     return m;
 }
 FASTK_STAMP(size_t, split_delimited,
-            (const uint8_t *buf, size_t n, size_t from, uint8_t delimiter, uint32_t *start, uint32_t *size,
-             size_t capacity),
-            (buf, n, from, delimiter, start, size, capacity))
+            (const uint8_t *buf, size_t n, size_t from, size_t scanned, uint8_t delimiter, uint32_t *start,
+             uint32_t *size, size_t capacity),
+            (buf, n, from, scanned, delimiter, start, size, capacity))
 
 /* The whole frames of buf[state[0]:n], as (start, size) of the payload and record number. state holds the position and
  * the previous record number, before and after. */

@@ -21,7 +21,7 @@ SIGNATURES = [
     "size find_byte(u8[n] buf, size n, u8 byte)",
     "size rfind_byte(u8[n] buf, size n, u8 byte)",
     "size count_byte(u8[n] buf, size n, u8 byte)",
-    "size split_delimited(u8[n] buf, size n, size from, u8 delimiter, u32[capacity] start, u32[capacity] size,"
+    "size split_delimited(u8[n] buf, size n, size from, size scanned, u8 delimiter, u32[capacity] start, u32[capacity] size,"
     " size capacity)",
     "size split_frames(u8[n] buf, size n, uint gap_bits, u64[2] state, u32[capacity] start, u32[capacity] size,"
     " u64[capacity] number, size capacity)",

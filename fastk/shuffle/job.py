@@ -103,7 +103,7 @@ class Job:
             self._source = source = Source(self._inputs, NEWLINE, self._scratch, self._crew.check)
             in_place = self._in_place()
             self._output.open(self._scratch.directory() if in_place and self._tmp else None)
-            store, records = self._scatter_inputs(source, in_place)
+            store = self._scatter_inputs(source, in_place)
             fanouts = (store.fanout,)
             buckets = list(store.buckets(fanouts, gap_bits(fanouts), 0))
             if store.in_memory and any(handling(bucket, self._plan) == "split" for bucket in buckets):
@@ -129,7 +129,7 @@ class Job:
                 source.close()
             self._scratch.remove()
         return ShuffleReport(
-            records=records,
+            records=source.records,
             bytes_in=source.bytes_read,
             bytes_out=self._output.written,
             seed=self.seed,
@@ -155,7 +155,7 @@ class Job:
             return False
         return all(os.stat(tmp).st_dev == os.stat(directory).st_dev for tmp in self._scratch.parents)
 
-    def _scatter_inputs(self, source: Source, in_place: bool) -> tuple[Store, int]:
+    def _scatter_inputs(self, source: Source, in_place: bool) -> Store:
         plan = self._plan
         files = FileStore(plan.fanout, self._scratch, "b")
         store: Store = files
@@ -169,8 +169,7 @@ class Job:
         key = Key(self.seed, fanouts, gap_bits(fanouts), reference_size)
         self._measure = lambda: source.bytes_read
         self._progress.phase("reading" if plan.arena else "scattering", self._inputs.total)
-        scatter = Scatter(source, store, files, key, plan, self._workspace, NEWLINE, self._crew)
-        return scatter.run(), scatter.records
+        return Scatter(source, store, files, key, plan, self._workspace, self._crew).run()
 
     def _leave_memory(self, memory: Store) -> FileStore:
         assert isinstance(memory, MemoryStore)
@@ -204,7 +203,7 @@ class Job:
         key = Key(self.seed, fanouts, gap_bits(fanouts))
         with bucket.store.reading(bucket) as (fd, extents, path):
             source = BucketSource(bucket, fd, extents, path, self._scratch)
-            Scatter(source, store, None, key, self._plan, self._workspace, NEWLINE, self._crew).run()
+            Scatter(source, store, None, key, self._plan, self._workspace, self._crew).run()
         return list(store.buckets(fanouts, gap_bits(fanouts), bucket.first))
 
 

@@ -27,6 +27,8 @@ BY_REFERENCE = 0x80000000
 REFERENCE_BYTES = 16
 NEVER = 0x7FFFFFFF
 """A reference size that no record of a block reaches."""
+READ_BYTES = 1 << 20
+"""Bytes of a block that are read at a time: what a second-level cache keeps."""
 SAMPLES = 16
 SAMPLE_BYTES = 64 * 1024
 
@@ -50,15 +52,15 @@ class Buffers:
 
 @dataclass
 class Block:
-    """A stretch of whole records, in the buffers it was read into.
+    """Records in the buffers they were read into.
 
-    ``listed`` records, with their numbers, are already known if the source knew them; else the block is to be split at
-    its delimiters. ``offset`` is that of its first byte.
+    ``offset`` is that of the buffer's first byte in the stream, ``first`` the number of the first record; None says
+    that the buffers hold a number for each.
     """
 
-    size: int
+    records: int
     offset: int
-    listed: int | None = None
+    first: int | None
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class Source:
         self.inputs = inputs
         self.delimiter = delimiter
         self.bytes_read = 0
-        self.references = 0
+        self.records = 0
         self._scratch = scratch
         self._check = check
         self._carry = b""
@@ -210,51 +212,61 @@ class Source:
                 self._position += 1
                 return 1
 
-    def _fill(self, view: memoryview, filled: int) -> int:
-        while filled < len(view):
+    def read(self, buffers: Buffers, limit: int) -> Block | None:
+        """Fill the buffers with whole records, of at most `limit` bytes together; None at the end."""
+        view, block = buffers.view, buffers.block
+        filled = len(self._carry)
+        view[:filled] = self._carry
+        offset = self._position - filled
+        found = end = scanned = 0
+        while True:
+            # Piece by piece, so that delimiters are looked for while the bytes are in the cache.
+            count = kernels.split_delimited(
+                block, filled, end, scanned, self.delimiter, buffers.start[found:], buffers.size[found:],
+                len(buffers.start) - found,
+            )  # fmt: skip
+            if count:
+                found += count
+                end = int(buffers.start[found - 1]) + int(buffers.size[found - 1])
+            scanned = filled
+            if found == len(buffers.start) or filled == limit:
+                break
             self._check()
-            count = self._read(view[filled:])
+            count = self._read(view[filled : min(filled + READ_BYTES, limit)])
             if count == 0:
                 break
             filled += count
-        return filled
-
-    def read(self, buffers: Buffers, limit: int) -> Block | None:
-        """Fill the buffers with whole records, of at most `limit` bytes together; None at the end."""
-        view = buffers.view[:limit]
-        carried = len(self._carry)
-        view[:carried] = self._carry
-        offset = self._position - carried
-        filled = self._fill(view, carried)
         if filled == 0:
             return None
-        last = kernels.rfind_byte(buffers.block, filled, self.delimiter)
-        if last == filled:
-            return self._read_giant(buffers, filled, offset)
-        self._carry = bytes(view[last + 1 : filled])
-        return Block(last + 1, offset)
+        first = self.records
+        if found == 0:
+            self.records += 1
+            return self._read_giant(buffers, filled, limit, offset, first)
+        self.records += found
+        self._carry = bytes(view[end:filled])
+        return Block(found, offset, first)
 
-    def _read_giant(self, buffers: Buffers, filled: int, offset: int) -> Block:
+    def _read_giant(self, buffers: Buffers, filled: int, limit: int, offset: int, first: int) -> Block:
         """A record that does not end in the block: it is read on to its end and passed on by reference."""
-        length = 0
-        begin = offset if self.inputs.regular else self._spooled
-        while True:
+        length, begin, end = 0, offset if self.inputs.regular else self._spooled, filled
+        while end == filled:
+            length += filled
+            self._keep(buffers.view[:filled])
+            self._check()
+            filled = self._read(buffers.view[:limit])
             end = kernels.find_byte(buffers.block, filled, self.delimiter)
-            taken = min(end + 1, filled)
-            length += taken
-            if not self.inputs.regular:
-                self._keep(buffers.view[:taken])
-            if end < filled:
-                break
-            filled = self._fill(buffers.view[: len(buffers.view) - SLACK], 0)
-        self._carry = bytes(buffers.view[taken:filled])
-        buffers.block[:REFERENCE_BYTES].view(np.uint64)[:] = (length << 1 | 1, begin)
+        self._keep(buffers.view[: end + 1])
+        self._carry = bytes(buffers.view[end + 1 : filled])
+        descriptor = (length + end + 1) << 1 | 1
+        buffers.block[:REFERENCE_BYTES].view(np.uint64)[:] = (descriptor, begin)
         buffers.start[0] = 0
         buffers.size[0] = REFERENCE_BYTES | BY_REFERENCE
-        return Block(REFERENCE_BYTES, offset, listed=1)
+        return Block(1, offset, first)
 
     def _keep(self, data: memoryview) -> None:
-        """Save a piece of a giant record that cannot be read again."""
+        """Save a piece of a giant record if it cannot be read again."""
+        if self.inputs.regular:
+            return
         if self._spool is None:
             path = self._scratch.path("giants")
             self._spool = self._scratch.create(path), path
@@ -339,5 +351,5 @@ class BucketSource:
             wanted *= 2
         self._carry = bytes(buffers.view[used:filled])
         self.bytes_read += used
-        return Block(used, 0, listed=records)
+        return Block(records, 0, None)
 

@@ -1,7 +1,7 @@
 """First pass: every record goes to the bucket that the leading bits of its key name.
 
-Each thread takes a block, finds its records, and places them bucket by bucket. Three short steps go in the order of the
-input, so that the result does not depend on the threads: reading, numbering the records, reserving space.
+Each thread takes a block, finds its records, and places them bucket by bucket. Two short steps go in the order of the
+input, so that the result does not depend on the threads: reading, which numbers the records, and reserving space.
 """
 
 from __future__ import annotations
@@ -56,23 +56,19 @@ class Scatter:
         key: Key,
         plan: Plan,
         workspace: Workspace,
-        delimiter: int,
         crew: Crew,
     ) -> None:
         self.store = store
-        self.records = 0
         self._source = source
         self._spill = spill
         self._key = key
         self._plan = plan
         self._workspace = workspace
-        self._delimiter = delimiter
         self._crew = crew
         self._buffers = [Buffers(workspace, plan, not store.in_memory) for _ in range(crew.threads)]
         self._waiting = list(self._buffers)
         self._steps = 0
         self._reading = Turn(crew)
-        self._numbering = Turn(crew)
         self._reserving = Turn(crew)
         self._placing = 0
 
@@ -97,48 +93,19 @@ class Scatter:
             self._scatter(step, block, buffers)
 
     def _scatter(self, step: int, block: Block, buffers: Buffers) -> None:
-        batch, end = self._split(block, 0, buffers)
-        if self.records_known:
-            tally = self._count(batch, buffers)
-        else:
-            rest = 0
-            if end < block.size:
-                rest = kernels.count_byte(buffers.block[end:], block.size - end, self._delimiter)
-            with self._numbering.of(step):
-                first = self.records
-                self.records += batch + rest
-            tally = self._count(batch, buffers, first)
+        tally = self._count(block, buffers)
         with self._reserving.of(step):
-            while end < block.size:  # more records than the arrays hold: all but the last batch within this turn
-                self._place(block, batch, buffers, self._reserve(tally))
-                first += batch
-                batch, end = self._split(block, end, buffers)
-                tally = self._count(batch, buffers, first)
             placing = self._reserve(tally)
-        self._place(block, batch, buffers, placing)
+        self._place(block, buffers, placing)
 
-    @property
-    def records_known(self) -> bool:
-        """Whether the source lists its records with their numbers."""
-        return len(self._key.fanouts) > 1
-
-    def _split(self, block: Block, begin: int, buffers: Buffers) -> tuple[int, int]:
-        """Find records from `begin` on: how many, and where they end."""
-        if block.listed is not None:
-            return block.listed, block.size
-        count = kernels.split_delimited(
-            buffers.block, block.size, begin, self._delimiter, buffers.start, buffers.size, len(buffers.start)
-        )
-        return count, int(buffers.start[count - 1]) + int(buffers.size[count - 1])
-
-    def _count(self, count: int, buffers: Buffers, first: int | None = None) -> U64:
-        """Find the records' buckets; what each bucket gets."""
+    def _count(self, block: Block, buffers: Buffers) -> U64:
+        """Number the records and find their buckets; what each bucket gets."""
         key = self._key
-        if first is not None:
-            kernels.number_records(first, buffers.number, count)
+        if block.first is not None:
+            kernels.number_records(block.first, buffers.number, block.records)
         tally = np.empty((key.fanouts[-1], len(TALLY_FIELDS)), np.uint64)
         kernels.scatter_count(
-            buffers.block, buffers.start, buffers.size, buffers.number, count, *key.words, key.fanout_array,
+            buffers.block, buffers.start, buffers.size, buffers.number, block.records, *key.words, key.fanout_array,
             len(key.fanouts), key.gap_bits, key.reference_size, buffers.bucket, tally,
         )  # fmt: skip
         return tally
@@ -168,7 +135,7 @@ class Scatter:
             buffers.placed = arena[i * size : (i + 1) * size]
         self.store = self._spill
 
-    def _place(self, block: Block, count: int, buffers: Buffers, placing: tuple[Store, U64, U64, U64]) -> None:
+    def _place(self, block: Block, buffers: Buffers, placing: tuple[Store, U64, U64, U64]) -> None:
         store, sizes, places, before = placing
         key = self._key
         if isinstance(store, MemoryStore):
@@ -178,10 +145,10 @@ class Scatter:
             out = buffers.placed
             positions = np.cumsum(sizes, dtype=np.uint64) - sizes
             if int(sizes.sum()) > len(out):
-                raise MemoryError(f"a batch of {count} records takes {int(sizes.sum())} bytes of {len(out)}")
+                raise MemoryError(f"a batch of {block.records} records takes {int(sizes.sum())} bytes of {len(out)}")
         begins = positions.tolist()
         kernels.scatter_place(
-            buffers.block, buffers.start, buffers.size, buffers.number, buffers.bucket, count, key.gap_bits,
+            buffers.block, buffers.start, buffers.size, buffers.number, buffers.bucket, block.records, key.gap_bits,
             key.reference_size, block.offset, before, positions, out,
         )  # fmt: skip
         if not store.in_memory:

@@ -73,11 +73,11 @@ def descend(key, fanout, levels):
     return bucket, key
 
 
-def split_delimited(buf, n, from_, delimiter, start, size, capacity):
+def split_delimited(buf, n, from_, scanned, delimiter, start, size, capacity):
     pattern = np.uint64(delimiter) * ONES
     m = 0
     begin = from_
-    i = from_
+    i = scanned
     while i < n:
         if i + 8 <= n and not has_byte(load64(buf, i), pattern):
             i += 8
