@@ -61,8 +61,8 @@ def main() -> None:
         print(f"{label:<{width}}  {value}")
     if c.MISSING is not None:
         print(
-            "\nWithout the C core every function runs on numba, with the same results. To get it, install a C compiler\n"
-            "(gcc or clang) and then fastk again, with FASTK_REQUIRE_C=1 in the environment to see why if that fails."
+            "\nWithout the C core every function runs on numba, with the same results. To get it, install a C\n"
+            "compiler (gcc or clang) and then fastk again, with FASTK_REQUIRE_C=1 set to see why if that fails."
         )
 
 

@@ -450,6 +450,7 @@ POSITIONS = {
     "ascending": lambda rng, m: np.arange(m, dtype=np.uint64) * np.uint64(37),
     "descending": lambda rng, m: np.arange(m, dtype=np.uint64)[::-1] + np.uint64(2**40),
     "anywhere": lambda rng, m: rng.permutation(m).astype(np.uint64) * np.uint64(2**40 + 1),
+    "all bits": lambda rng, m: rng.integers(0, WORD, m, np.uint64),
     "all equal": lambda rng, m: np.full(m, 12, np.uint64),
 }
 SORT_LENGTHS = [0, 1, 2, 3, SMALL_SORT - 1, SMALL_SORT, SMALL_SORT + 1, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000]

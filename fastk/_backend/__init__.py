@@ -29,6 +29,11 @@ class Kernels:
         setattr(self, name, bound)
         return bound
 
+    def bind_all(self) -> None:
+        """Bind every kernel now, so that what numba's compiler takes is taken before memory is planned."""
+        for name in KERNELS:
+            getattr(self, name)
+
 
 def choose(backend: str, isa: str) -> tuple[str, str | None]:
     """Resolve the two settings to a backend and an ISA level (None on numba), or raise ImportError saying why not."""

@@ -94,7 +94,8 @@ def shuffle_file(
     seed : int, optional
         From 0 to 2**128 - 1. None draws one, which the report tells.
     threads : int, optional
-        None uses what `fastk.config()` says. The result does not depend on it.
+        None uses what `fastk.config()` says; fewer are used where `mem` is too small for so many. The result does not
+        depend on it.
     tmp : path or sequence of paths
         Directories for scratch files, which are spread over them. They hold at most the data and 4 bytes a record.
         By default ``TMPDIR`` if that is set, else the directory of the output.

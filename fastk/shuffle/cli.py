@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = job.run()
         if options.json is not None:
             _write_json(report, options.json)
-        elif not options.quiet:
+        if options.json != "-" and not options.quiet:
             print(report, file=sys.stderr)
         return DONE
     except Interrupted as interrupted:

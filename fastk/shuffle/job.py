@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import groupby
 
-from ..config import config, get_num_threads
+from ..config import config, get_num_threads, kernels
 from .gather import Gather, Output, handling
 from .plan import (
     WORD_BYTES,
@@ -81,6 +81,7 @@ class Job:
         for directory in directories:
             if not os.path.isdir(directory):
                 raise NotADirectoryError(20, "no such directory for scratch files", os.fspath(directory))
+        kernels.bind_all()
         total = self._inputs.total
         mean = self._inputs.mean_record(NEWLINE)
         self._plan = plan or make_plan(

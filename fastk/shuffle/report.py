@@ -70,14 +70,14 @@ class ShuffleReport:
 
     def __str__(self) -> str:
         where = (
-            "in memory, without scratch files"
+            "in one pass, in memory,"
             if not self.scratch_bytes
-            else f"in {self.passes} passes through {self.buckets} buckets, {format_size(self.scratch_bytes)} of scratch"
+            else f"in {self.passes} passes through {self.buckets} buckets, {format_size(self.scratch_bytes)} of scratch,"
         )
         on = f"{self.backend} {self.isa}" if self.isa else self.backend
         return textwrap.fill(
             f"Shuffled {self.records:,} record{'' if self.records == 1 else 's'} ({format_size(self.bytes_out)}) "
-            f"{where}, in {self.seconds:.3g} s ({format_size(self.rate)}/s) on {self.threads} thread"
+            f"{where} in {self.seconds:.3g} s ({format_size(self.rate)}/s) on {self.threads} thread"
             f"{'' if self.threads == 1 else 's'} of {on}. Peak memory {format_size(self.peak_memory)} of the "
             f"{format_size(self.memory)} allowed. Seed {self.seed}: the same seed and records give the same order "
             "again.",
