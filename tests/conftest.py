@@ -63,6 +63,14 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[Kernels]:
         yield bound
 
 
+@pytest.fixture(params=sorted({variant.partition("-")[0] for variant in variants()}))
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of each backend under test, for what runs in a process of its own."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    return str(request.param)
+
+
 @pytest.fixture
 def on_each() -> Callable[[Callable[[Kernels], Any]], dict[str, Any]]:
     """Call a function with the kernels of each backend and level; the results by variant."""

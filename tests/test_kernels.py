@@ -154,9 +154,12 @@ def test_number_records(kernels, first, n):
 # ---- splitting at delimiters
 
 
-def split_delimited(kernels, data: bytes, delimiter: int, start: int, capacity: int) -> list[tuple[int, int]]:
+def split_delimited(
+    kernels, data: bytes, delimiter: int, start: int, capacity: int, scanned: int | None = None
+) -> list[tuple[int, int]]:
     starts, sizes = Guarded(capacity, np.uint32), Guarded(capacity, np.uint32)
-    m = kernels.split_delimited(unaligned(data), len(data), start, delimiter, starts.array, sizes.array, capacity)
+    begin = (start, start if scanned is None else scanned)
+    m = kernels.split_delimited(unaligned(data), len(data), *begin, delimiter, starts.array, sizes.array, capacity)
     assert m <= capacity
     return list(zip(starts.written(m).tolist(), sizes.written(m).tolist(), strict=True))
 
@@ -177,6 +180,9 @@ def test_split_delimited(kernels, n, rng, delimiter, density, data):
     expected = spans(text, delimiter, start)
     for capacity in {0, 1, data.draw(st.integers(0, n)), len(expected), len(expected) + 1}:
         assert split_delimited(kernels, text, delimiter, start, capacity) == expected[:capacity]
+    clear = start + expected[0][1] - 1 if expected else n
+    scanned = data.draw(st.integers(start, clear))
+    assert split_delimited(kernels, text, delimiter, start, n, scanned) == expected
 
 
 @pytest.mark.parametrize("n", LENGTHS)
@@ -184,6 +190,7 @@ def test_split_one_record_and_a_rest(kernels, n):
     for rest in (b"", b"x", b"x" * 64):
         data = b"x" * n + b"\n" + rest
         assert split_delimited(kernels, data, 10, 0, 3) == [(0, n + 1)]
+        assert split_delimited(kernels, data, 10, 0, 3, scanned=n) == [(0, n + 1)]
         assert split_delimited(kernels, data, 10, n + 1, 3) == []
     assert split_delimited(kernels, b"\n" * n, 10, 0, n) == [(i, 1) for i in range(n)]
     assert split_delimited(kernels, b"x" * n, 10, 0, 3) == []
@@ -562,7 +569,7 @@ def test_kernels_shuffle(kernels, rng, count, seed, fanouts, gap_bits):
     sizes = rng.choice([1, 1, 2, 10, 64, 300], count).tolist()
     data = b"".join(rng.bytes(size - 1).replace(b"\n", b"\xff") + b"\n" for size in sizes)
     whole = Pieces.room(unaligned(data), count)
-    assert kernels.split_delimited(whole.buf, len(data), 0, 10, whole.start, whole.size, count) == count
+    assert kernels.split_delimited(whole.buf, len(data), 0, 0, 10, whole.start, whole.size, count) == count
     kernels.number_records(0, whole.number, count)
     contents = [whole]
     for level in range(1, len(fanouts) + 1):
@@ -595,8 +602,10 @@ def philox_calls(draw) -> list[Any]:
 @st.composite
 def delimited_calls(draw) -> list[Any]:
     buf, n, byte = draw(byte_searches())
-    capacity = draw(st.integers(0, n))
-    return [buf, n, draw(st.integers(0, n)), byte, *(np.zeros(capacity, np.uint32) for _ in range(2)), capacity]
+    capacity, begin = draw(st.integers(0, n)), draw(st.integers(0, n))
+    clear = buf[begin:].tobytes().find(bytes([byte]))
+    scanned = draw(st.integers(begin, n if clear < 0 else begin + clear))
+    return [buf, n, begin, scanned, byte, *(np.zeros(capacity, np.uint32) for _ in range(2)), capacity]
 
 
 @st.composite
@@ -843,7 +852,7 @@ def test_sizes_are_whole_and_not_negative(kernels, request, n):
 
 
 PAST_THE_END = """
-import ctypes, mmap
+import ctypes, mmap, sys
 import numpy as np
 from fastk._backend import Kernels, c
 
@@ -852,16 +861,17 @@ memory = mmap.mmap(-1, 2 * page)
 whole = np.frombuffer(memory, np.uint8)
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.mprotect(ctypes.c_void_p(whole.ctypes.data + page), ctypes.c_size_t(page), 0) == 0
-kernels = Kernels("c")
+kernels = Kernels(sys.argv[1])
 start, size, number = np.zeros(200, np.uint32), np.zeros(200, np.uint32), np.zeros(200, np.uint64)
-for isa in c.available_isa():
-    c.select_isa(isa)
+for isa in c.available_isa() if sys.argv[1] == "c" else ["none"]:
+    if isa != "none":
+        c.select_isa(isa)
     for n in range(200):
         buf = whole[page - n : page]
         buf[:] = 65
         assert kernels.find_byte(buf, n, 10) == kernels.rfind_byte(buf, n, 10) == n
         assert kernels.count_byte(buf, n, 65) == n
-        assert kernels.split_delimited(buf, n, n // 2, 65, start, size, 200) == n - n // 2
+        assert kernels.split_delimited(buf, n, n // 2, n // 2, 65, start, size, 200) == n - n // 2
         assert kernels.split_frames(buf, n, 8, np.zeros(2, np.uint64), start, size, number, 200) == 0
         state, entries = np.zeros(2, np.uint64), np.zeros(400, np.uint64)
         fanout = np.ones(1, np.uint64)
@@ -879,9 +889,8 @@ print("done")
 """
 
 
-@pytest.mark.skipif(not c.available_isa(), reason="the C core is not there")
-def test_nothing_past_the_end_is_read(run_python):
-    done = run_python("-c", PAST_THE_END)
+def test_nothing_past_the_end_is_read(run_python, backend):
+    done = run_python("-c", PAST_THE_END, backend)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
