@@ -26,14 +26,15 @@ size_t fastk_split_frames(const uint8_t *buf, size_t n, unsigned gap_bits, uint6
 
 void fastk_number_records(uint64_t first, uint64_t *number, size_t m);
 void fastk_scatter_count(const uint8_t *buf, const uint32_t *start, const uint32_t *size, const uint64_t *number,
-                         size_t m, uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels,
+                         size_t m, uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels, size_t buckets,
                          unsigned gap_bits, uint32_t reference_size, uint16_t *bucket, uint64_t *tally);
 void fastk_scatter_place(const uint8_t *buf, const uint32_t *start, const uint32_t *size, const uint64_t *number,
                          const uint16_t *bucket, size_t m, unsigned gap_bits, uint32_t reference_size, uint64_t offset,
-                         uint64_t *previous, uint64_t *position, uint8_t *out);
+                         uint64_t *previous, uint64_t *position, size_t buckets, uint8_t *out);
 
-size_t fastk_frames_index(const uint8_t *base, size_t to, unsigned gap_bits, uint64_t *state, uint64_t key0,
-                          uint64_t key1, const uint64_t *fanout, size_t levels, uint64_t *entries, size_t capacity);
+size_t fastk_frames_index(const uint8_t *base, size_t n, uint64_t *segments, size_t count, unsigned gap_bits,
+                          uint64_t *previous, uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels,
+                          uint64_t *entries, size_t capacity);
 void fastk_entries_sort(uint64_t *entries, size_t m);
 size_t fastk_gather(const uint8_t *base, const uint64_t *entries, size_t from, size_t to, unsigned gap_bits,
                     uint8_t *out, size_t capacity, uint64_t *written);

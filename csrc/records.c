@@ -32,8 +32,9 @@ enum {
     PREFETCH_AHEAD = 12,  /* records */
     PREFETCH_BYTES = 256, /* of each */
     INDEX_AHEAD = 4096,   /* bytes */
-    DIGIT_BITS = 11,      /* of a radix pass: 2^11 counters stay in the first-level cache */
-    SMALL_SORT = 24       /* entries: insertion sort wins below */
+    DIGIT_BITS = 12,      /* of the first radix pass */
+    BIN_BITS = 6,         /* of the passes within its bins */
+    SMALL_SORT = 32       /* entries: insertion sort wins below */
 };
 #define BY_REFERENCE UINT32_C(0x80000000) /* set in a size: the payload is already a descriptor and an offset */
 
@@ -188,13 +189,10 @@ FASTK_INLINE uint64_t key_of(keys_t *keys, uint64_t number) {
     return keys->block.word[number % 4];
 }
 
-/* What is left of a key below the given levels of buckets; *bucket gets the number at the last of them. */
-FASTK_INLINE uint64_t descend(uint64_t key, const uint64_t *fanout, size_t levels, uint64_t *bucket) {
-    for (size_t l = 0; l < levels; ++l) {
-        fastk_u128 product = (fastk_u128)key * fanout[l];
-        *bucket = (uint64_t)(product >> 64);
-        key = (uint64_t)product;
-    }
+/* What is left of a key below the given levels of buckets. */
+FASTK_INLINE uint64_t descend(uint64_t key, const uint64_t *fanout, size_t levels) {
+    for (size_t l = 0; l < levels; ++l)
+        key *= fanout[l];
     return key;
 }
 
@@ -232,7 +230,7 @@ FASTK_INLINE size_t split_frames_body(int level, const uint8_t *buf, size_t n, u
     const uint32_t gap_mask = (UINT32_C(1) << gap_bits) - 1;
     size_t m = 0, at = (size_t)state[0];
     uint64_t previous = state[1];
-    while (m < capacity && n - at >= WORD) {
+    while (m < capacity && at <= n && n - at >= WORD) {
         uint32_t word = load32(buf + at), gap = word & gap_mask, bytes = word >> gap_bits;
         size_t head = WORD;
         if (word == 0) {
@@ -282,19 +280,20 @@ FASTK_INLINE void number_records_body(int level, uint64_t first, uint64_t *numbe
 }
 FASTK_STAMP(void, number_records, (uint64_t first, uint64_t *number, size_t m), (first, number, m))
 
-/* Bucket of every record, and per bucket the records, frame bytes, output bytes, first and last record number. */
+/* Bucket of every record below the levels given by `fanout`, and in each of the `buckets` there the records, frame
+ * bytes, output bytes, first and last record number. */
 FASTK_INLINE void scatter_count_body(int level, const uint8_t *buf, const uint32_t *start, const uint32_t *size,
                                      const uint64_t *number, size_t m, uint64_t key0, uint64_t key1,
-                                     const uint64_t *fanout, size_t levels, unsigned gap_bits, uint32_t reference_size,
-                                     uint16_t *bucket, uint64_t *tally) {
+                                     const uint64_t *fanout, size_t levels, size_t buckets, unsigned gap_bits,
+                                     uint32_t reference_size, uint16_t *bucket, uint64_t *tally) {
     (void)level;
     const uint32_t word_size = (uint32_t)(UINT64_C(1) << (32 - gap_bits));
     const uint64_t gap_max = (UINT64_C(1) << gap_bits) - 1;
     keys_t keys = keys_begin(key0, key1);
-    memset(tally, 0, (size_t)fanout[levels - 1] * TALLY_FIELDS * sizeof *tally);
+    memset(tally, 0, buckets * TALLY_FIELDS * sizeof *tally);
     for (size_t i = 0; i < m; ++i) {
-        uint64_t b = 0;
-        descend(key_of(&keys, number[i]), fanout, levels, &b);
+        uint64_t rest = descend(key_of(&keys, number[i]), fanout, levels);
+        uint64_t b = (uint64_t)((fastk_u128)rest * buckets >> 64);
         bucket[i] = (uint16_t)b;
         uint64_t *row = tally + b * TALLY_FIELDS;
         uint64_t length = size[i], bytes = WORD + length;
@@ -317,9 +316,9 @@ FASTK_INLINE void scatter_count_body(int level, const uint8_t *buf, const uint32
 }
 FASTK_STAMP(void, scatter_count,
             (const uint8_t *buf, const uint32_t *start, const uint32_t *size, const uint64_t *number, size_t m,
-             uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels, unsigned gap_bits,
+             uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels, size_t buckets, unsigned gap_bits,
              uint32_t reference_size, uint16_t *bucket, uint64_t *tally),
-            (buf, start, size, number, m, key0, key1, fanout, levels, gap_bits, reference_size, bucket, tally))
+            (buf, start, size, number, m, key0, key1, fanout, levels, buckets, gap_bits, reference_size, bucket, tally))
 
 /* Copies exactly n bytes; vectors overlap at the end instead of a loop over single bytes. */
 FASTK_INLINE void copy_record(int level, uint8_t *restrict to, const uint8_t *restrict from, size_t n) {
@@ -354,7 +353,8 @@ FASTK_INLINE void copy_record(int level, uint8_t *restrict to, const uint8_t *re
 FASTK_INLINE void scatter_place_body(int level, const uint8_t *buf, const uint32_t *start, const uint32_t *size,
                                      const uint64_t *number, const uint16_t *bucket, size_t m, unsigned gap_bits,
                                      uint32_t reference_size, uint64_t offset, uint64_t *previous, uint64_t *position,
-                                     uint8_t *out) {
+                                     size_t buckets, uint8_t *out) {
+    (void)buckets;
     const uint32_t word_size = (uint32_t)(UINT64_C(1) << (32 - gap_bits));
     const uint64_t gap_max = (UINT64_C(1) << gap_bits) - 1;
     for (size_t i = 0; i < m; ++i) {
@@ -392,55 +392,61 @@ FASTK_INLINE void scatter_place_body(int level, const uint8_t *buf, const uint32
 FASTK_STAMP(void, scatter_place,
             (const uint8_t *buf, const uint32_t *start, const uint32_t *size, const uint64_t *number,
              const uint16_t *bucket, size_t m, unsigned gap_bits, uint32_t reference_size, uint64_t offset,
-             uint64_t *previous, uint64_t *position, uint8_t *out),
-            (buf, start, size, number, bucket, m, gap_bits, reference_size, offset, previous, position, out))
+             uint64_t *previous, uint64_t *position, size_t buckets, uint8_t *out),
+            (buf, start, size, number, bucket, m, gap_bits, reference_size, offset, previous, position, buckets, out))
 
 /* ---- ordering a bucket ---- */
 
-/* An entry (rest of the key, position of the frame) for each whole frame of base[state[0]:to], up to the capacity.
- * state holds the position and the previous record number, before and after. Returns the number of entries. */
-FASTK_INLINE size_t frames_index_body(int level, const uint8_t *base, size_t to, unsigned gap_bits, uint64_t *state,
-                                      uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels,
-                                      uint64_t *entries, size_t capacity) {
+/* An entry (rest of the key, position of the frame) for each whole frame of the segments [begin, end) of base, which
+ * are read as one stretch of frames each, up to the capacity. A segment's begin moves to where its frames were whole,
+ * and *previous, the record number before, to the last one. Returns the number of entries. */
+FASTK_INLINE size_t frames_index_body(int level, const uint8_t *base, size_t n, uint64_t *segments, size_t count,
+                                      unsigned gap_bits, uint64_t *previous, uint64_t key0, uint64_t key1,
+                                      const uint64_t *fanout, size_t levels, uint64_t *entries, size_t capacity) {
     (void)level;
     const uint32_t gap_mask = (UINT32_C(1) << gap_bits) - 1;
     keys_t keys = keys_begin(key0, key1);
-    uint64_t number = state[1], bucket;
-    size_t m = 0, at = (size_t)state[0];
-    while (m < capacity && at <= to && to - at >= WORD) {
-        uint32_t word = load32(base + at), gap = word & gap_mask;
-        uint64_t bytes = word >> gap_bits, head = WORD;
-        if (FASTK_UNLIKELY(word == 0)) {
-            number += gap_mask;
-            at += WORD;
-            continue;
-        }
-        if (FASTK_UNLIKELY(bytes == 0)) {
-            if (to - at < WORD + DESCRIPTOR)
-                break;
-            uint64_t descriptor = load64(base + at + WORD);
-            head += DESCRIPTOR;
-            bytes = descriptor & 1 ? REFERENCE - DESCRIPTOR : descriptor >> 1;
-        }
-        if (to - at < head || to - at - head < bytes)
+    uint64_t number = *previous;
+    size_t m = 0;
+    for (size_t s = 0; s < count; ++s) {
+        size_t at = (size_t)segments[2 * s], to = (size_t)segments[2 * s + 1];
+        if (to > n)
             break;
-        /* The walk hops from word to word; without this it waits for memory at every hop. */
-        for (size_t line = 0; line < head + bytes && line < PREFETCH_BYTES; line += 64)
-            prefetch(base, at + INDEX_AHEAD + line);
-        number += gap;
-        entries[2 * m] = descend(key_of(&keys, number), fanout, levels, &bucket);
-        entries[2 * m + 1] = at;
-        at += head + bytes;
-        ++m;
+        while (m < capacity && at < to && to - at >= WORD) {
+            uint32_t word = load32(base + at), gap = word & gap_mask;
+            uint64_t bytes = word >> gap_bits, head = WORD;
+            if (FASTK_UNLIKELY(word == 0)) {
+                number += gap_mask;
+                at += WORD;
+                continue;
+            }
+            if (FASTK_UNLIKELY(bytes == 0)) {
+                if (to - at < WORD + DESCRIPTOR)
+                    break;
+                uint64_t descriptor = load64(base + at + WORD);
+                head += DESCRIPTOR;
+                bytes = descriptor & 1 ? REFERENCE - DESCRIPTOR : descriptor >> 1;
+            }
+            if (to - at < head || to - at - head < bytes)
+                break;
+            /* The walk hops from word to word; without this it waits for memory at every hop. */
+            for (size_t line = 0; line < head + bytes && line < PREFETCH_BYTES; line += 64)
+                prefetch(base, at + INDEX_AHEAD + line);
+            number += gap;
+            entries[2 * m] = descend(key_of(&keys, number), fanout, levels);
+            entries[2 * m + 1] = at;
+            at += head + bytes;
+            ++m;
+        }
+        segments[2 * s] = at;
     }
-    state[0] = at;
-    state[1] = number;
+    *previous = number;
     return m;
 }
 FASTK_STAMP(size_t, frames_index,
-            (const uint8_t *base, size_t to, unsigned gap_bits, uint64_t *state, uint64_t key0, uint64_t key1,
-             const uint64_t *fanout, size_t levels, uint64_t *entries, size_t capacity),
-            (base, to, gap_bits, state, key0, key1, fanout, levels, entries, capacity))
+            (const uint8_t *base, size_t n, uint64_t *segments, size_t count, unsigned gap_bits, uint64_t *previous,
+             uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels, uint64_t *entries, size_t capacity),
+            (base, n, segments, count, gap_bits, previous, key0, key1, fanout, levels, entries, capacity))
 
 typedef struct {
     uint64_t key, position;
@@ -478,20 +484,10 @@ static inline size_t entry_digit(entry_t entry, unsigned shift, unsigned bits) {
     return (size_t)(value >> (64 - bits));
 }
 
-/* In place, most significant digit first (American flag sort; McIlroy, Bostic & McIlroy 1993). Keys are uniform, so
- * digits are sized to leave a few entries a bin. */
-static void radix_sort(uint64_t *e, size_t m, unsigned shift) {
-    if (m <= SMALL_SORT || shift >= 128) {
-        insertion_sort(e, m);
-        return;
-    }
-    unsigned bits = 1;
-    while (bits < DIGIT_BITS && (m >> (bits + 3)) != 0)
-        ++bits;
-    if (bits > 128 - shift)
-        bits = 128 - shift;
+/* Sorts by the digit of the highest remaining bits, in place (American flag sort; McIlroy, Bostic & McIlroy 1993), and
+ * leaves the ends of the bins, 2^bits of them, in `end`. */
+FASTK_INLINE void flag_sort(uint64_t *e, size_t m, unsigned shift, unsigned bits, size_t *next, size_t *end) {
     const size_t bins = (size_t)1 << bits;
-    size_t next[1 << DIGIT_BITS], end[1 << DIGIT_BITS];
     memset(end, 0, bins * sizeof *end);
     for (size_t i = 0; i < m; ++i)
         ++end[entry_digit(entry_load(e, i), shift, bits)];
@@ -514,14 +510,37 @@ static void radix_sort(uint64_t *e, size_t m, unsigned shift) {
             entry_store(e, next[b]++, moving);
         }
     }
-    for (size_t b = 0, begin = 0; b < bins; begin = end[b++])
+}
+
+/* Digit size that leaves a few entries a bin: keys are uniform. */
+static inline unsigned digit_bits(size_t m, unsigned shift, unsigned most) {
+    unsigned bits = 1;
+    while (bits < most && (m >> (bits + 3)) != 0)
+        ++bits;
+    return bits < 128 - shift ? bits : 128 - shift;
+}
+
+/* Small digits, so that even equal keys, which come to be sorted bit by bit, do not exhaust a thread's stack. */
+static void sort_bin(uint64_t *e, size_t m, unsigned shift) {
+    if (m <= SMALL_SORT || shift >= 128) {
+        insertion_sort(e, m);
+        return;
+    }
+    size_t next[1 << BIN_BITS], end[1 << BIN_BITS];
+    const unsigned bits = digit_bits(m, shift, BIN_BITS);
+    flag_sort(e, m, shift, bits, next, end);
+    for (size_t b = 0, begin = 0; b < (size_t)1 << bits; begin = end[b++])
         if (end[b] - begin > 1)
-            radix_sort(e + 2 * begin, end[b] - begin, shift + bits);
+            sort_bin(e + 2 * begin, end[b] - begin, shift + bits);
 }
 
 FASTK_INLINE void entries_sort_body(int level, uint64_t *entries, size_t m) {
     (void)level;
-    radix_sort(entries, m, 0);
+    size_t next[1 << DIGIT_BITS], end[1 << DIGIT_BITS];
+    const unsigned bits = digit_bits(m, 0, DIGIT_BITS);
+    flag_sort(entries, m, 0, bits, next, end);
+    for (size_t b = 0, begin = 0; b < (size_t)1 << bits; begin = end[b++])
+        sort_bin(entries + 2 * begin, end[b] - begin, bits);
 }
 FASTK_STAMP(void, entries_sort, (uint64_t * entries, size_t m), (entries, m))
 

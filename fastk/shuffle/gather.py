@@ -25,6 +25,9 @@ STDOUT = "-"
 LOAD_BYTES = 512 * 1024
 """Bytes of a bucket that are read at a time: what a second-level cache keeps."""
 
+BEFORE_THE_FIRST = np.array([2**64 - 1], np.uint64)
+"""The record number from which a bucket's first gap counts."""
+
 U8 = npt.NDArray[np.uint8]
 Write = Callable[[memoryview], None]
 U64 = npt.NDArray[np.uint64]
@@ -188,12 +191,8 @@ class Gather:
         """Load a bucket and sort its entries; returns the memory that they point into."""
         store = bucket.store
         if isinstance(store, MemoryStore):
-            base, found = store.arena, 0
-            state = np.array([0, 2**64 - 1], np.uint64)
-            for begin, end in store.segments_of(bucket.index):
-                self._crew.check()
-                state[0] = begin
-                found += self._index(bucket, base, end, state, entries, found)
+            base, previous = store.arena, BEFORE_THE_FIRST.copy()
+            found = self._index(bucket, base, store.segments_of(bucket.index), previous, entries, 0)
         else:
             base = space
             # In order, so that no output covers frames that are still to be loaded.
@@ -209,7 +208,7 @@ class Gather:
     def _load(self, bucket: Bucket, base: U8, entries: U64, fd: int, extents: list[Extent], path: str) -> int:
         """Read a bucket's frames and index them piece by piece, while they are in the cache."""
         view = memoryview(base)
-        state = np.array([0, 2**64 - 1], np.uint64)
+        segment, previous = np.zeros((1, 2), np.uint64), BEFORE_THE_FIRST.copy()
         filled = found = 0
         for offset, length in extents:
             for done in range(0, length, LOAD_BYTES):
@@ -217,14 +216,15 @@ class Gather:
                 count = min(LOAD_BYTES, length - done)
                 read_exactly(fd, view[filled : filled + count], offset + done, path)
                 filled += count
-                found += self._index(bucket, base, filled, state, entries, found)
+                segment[0, 1] = filled
+                found += self._index(bucket, base, segment, previous, entries, found)
         return found
 
-    def _index(self, bucket: Bucket, base: U8, end: int, state: U64, entries: U64, found: int) -> int:
-        """Make the entries of the frames up to `end`."""
+    def _index(self, bucket: Bucket, base: U8, segments: U64, previous: U64, entries: U64, found: int) -> int:
+        """Make the entries of the whole frames in the segments, behind those that were found before."""
         count: int = kernels.frames_index(
-            base, end, bucket.gap_bits, state, *self._key.words, np.array(bucket.fanouts, np.uint64),
-            len(bucket.fanouts), entries[2 * found :], bucket.records - found,
+            base, len(base), segments, len(segments), bucket.gap_bits, previous, *self._key.words,
+            np.array(bucket.fanouts, np.uint64), len(bucket.fanouts), entries[2 * found :], bucket.records - found,
         )  # fmt: skip
         return count
 

@@ -219,7 +219,9 @@ def check_memory(mem: int, backend: str) -> int:
     return workspace
 
 
-BUCKET_TARGET = 48 * MIB
+BUCKET_TARGET = 16 * MIB
+BUCKET_RECORDS = 128 * 1024
+"""Entries that sort within a second-level cache."""
 BLOCK_TARGET = 16 * MIB
 CHUNK_TARGET = 1 * MIB
 THREAD_SHARE = 6 * MIB
@@ -253,7 +255,8 @@ def make_plan(workspace: int, threads: int, total: int | None, mean_record: floa
     ordering = bucket_cost(framed, records)
 
     block = min(block_for((workspace - framed) / 1.1, reading), max(64 * 1024, total // (2 * threads)))
-    fanout = min(MAX_BUCKETS, max(math.ceil(ordering / BUCKET_TARGET), threads if total > MIB else 1))
+    wanted = max(math.ceil(ordering / BUCKET_TARGET), math.ceil(records / BUCKET_RECORDS))
+    fanout = min(MAX_BUCKETS, max(wanted, threads if total > MIB else 1))
     in_memory = plan(block, fanout, int(1.02 * framed) + MIB + threads * 64 * MAX_BUCKETS)
     gathering = threads * (ENTRY_BYTES * records * HEADROOM / fanout + chunk + 4 * SLACK)
     scattering = threads * (block * reading + fixed)
@@ -261,5 +264,5 @@ def make_plan(workspace: int, threads: int, total: int | None, mean_record: floa
         return in_memory
 
     limit = workspace // threads - chunk - 4 * SLACK
-    fanout = max(2, math.ceil(HEADROOM * ordering / limit), math.ceil(ordering / BUCKET_TARGET))
+    fanout = max(2, math.ceil(HEADROOM * ordering / limit), wanted)
     return plan(block_for(workspace, reading + placing), min(MAX_BUCKETS, fanout), 0)

@@ -131,7 +131,7 @@ class Inputs:
         status = os.fstat(fd)
         path = self.paths[index]
         if stat.S_ISREG(status.st_mode) and path != STDIN and _Identity.of(status) != self.identities[index]:
-            raise InputChangedError(errno.EIO, "the input changed while it was being shuffled; nothing was written", path)
+            raise InputChangedError(errno.EIO, "the input changed while it was shuffled; nothing was written", path)
 
     def mean_record(self, delimiter: int) -> float:
         """Estimate of the mean record size, from samples spread over the inputs. It affects speed alone."""

@@ -42,7 +42,7 @@ class Key:
 
     def __post_init__(self) -> None:
         self.words = (self.seed & (2**64 - 1), self.seed >> 64)
-        self.fanout_array: U64 = np.array(self.fanouts, np.uint64)
+        self.ancestors: U64 = np.array(self.fanouts[:-1], np.uint64)
 
 
 class Scatter:
@@ -105,8 +105,8 @@ class Scatter:
             kernels.number_records(block.first, buffers.number, block.records)
         tally = np.empty((key.fanouts[-1], len(TALLY_FIELDS)), np.uint64)
         kernels.scatter_count(
-            buffers.block, buffers.start, buffers.size, buffers.number, block.records, *key.words, key.fanout_array,
-            len(key.fanouts), key.gap_bits, key.reference_size, buffers.bucket, tally,
+            buffers.block, buffers.start, buffers.size, buffers.number, block.records, *key.words, key.ancestors,
+            len(key.ancestors), key.fanouts[-1], key.gap_bits, key.reference_size, buffers.bucket, tally,
         )  # fmt: skip
         return tally
 
@@ -149,7 +149,7 @@ class Scatter:
         begins = positions.tolist()
         kernels.scatter_place(
             buffers.block, buffers.start, buffers.size, buffers.number, buffers.bucket, block.records, key.gap_bits,
-            key.reference_size, block.offset, before, positions, out,
+            key.reference_size, block.offset, before, positions, len(positions), out,
         )  # fmt: skip
         if not store.in_memory:
             view = memoryview(out)

@@ -166,10 +166,10 @@ class MemoryStore(Store):
         self.segments.append((begins, ends))
         return begins
 
-    def segments_of(self, index: int) -> list[tuple[int, int]]:
-        """Stretches of the arena that hold a bucket, in the order of the input."""
-        found = ((int(begins[index]), int(ends[index])) for begins, ends in self.segments)
-        return [(begin, end) for begin, end in found if begin < end]
+    def segments_of(self, index: int) -> U64:
+        """Stretches of the arena that hold a bucket, in the order of the input: an array of (begin, end)."""
+        found = [(begins[index], ends[index]) for begins, ends in self.segments if begins[index] < ends[index]]
+        return np.array(found, np.uint64).reshape(-1, 2)
 
 
 class FileStore(Store):
@@ -216,7 +216,7 @@ class FileStore(Store):
         for index in range(self.fanout):
             segments = memory.segments_of(index)
             offset = int(self.ends[index])
-            for begin, end in segments:
+            for begin, end in segments.tolist():
                 self.write(index, view[begin:end], offset)
                 offset += end - begin
             self.ends[index] = offset

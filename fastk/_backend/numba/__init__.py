@@ -14,20 +14,21 @@ from . import records
 MODULES = (records,)
 
 # Positions and sizes are signed here: numba turns uint64 combined with int64 into float64.
-SCALARS = {"size": numba.int64, "uint": numba.int64, "u64": numba.uint64, "u32": numba.int64, "u8": numba.uint8}
+SCALARS = {"size": numba.int64, "bits": numba.int64, "u64": numba.uint64, "u32": numba.int64, "u8": numba.uint8}
 ARRAYS = {np.uint8: numba.uint8, np.uint16: numba.uint16, np.uint32: numba.uint32, np.uint64: numba.uint64}
 
 
+def _array(parameter: Parameter) -> Any:
+    return numba.types.Array(ARRAYS[parameter.dtype], 1, "C", readonly=parameter.constant)
+
+
 def _signature(kernel: Kernel) -> Any:
-    types = [SCALARS[p.kind] if p.dtype is None else ARRAYS[p.dtype][::1] for p in kernel.parameters]  # type: ignore[index]
+    types = [SCALARS[p.kind] if p.dtype is None else _array(p) for p in kernel.parameters]
     return (numba.void if kernel.returns == "void" else numba.int64)(*types)
 
 
-def _writable(parameter: Parameter, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    # numba types a read-only array differently; the kernels that take one only read it.
-    if array.flags.writeable:
-        return array.reshape(-1)
-    return np.frombuffer(memoryview(array).cast("B"), dtype=array.dtype)
+def _flat(parameter: Parameter, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array.reshape(-1)
 
 
 def bind(name: str) -> Callable[..., Any]:
@@ -36,9 +37,9 @@ def bind(name: str) -> Callable[..., Any]:
     python = next(getattr(module, name) for module in MODULES if hasattr(module, name))
     compiled = numba.njit(_signature(kernel), nogil=True, cache=True)(python)
     if kernel.returns == "void":
-        return kernel.checked(compiled, _writable)
+        return kernel.checked(compiled, _flat)
 
     def unsigned(*arguments: Any) -> int:
         return int(compiled(*arguments)) % 2**64
 
-    return kernel.checked(unsigned, _writable)
+    return kernel.checked(unsigned, _flat)

@@ -67,10 +67,9 @@ def philox_fill(key0, key1, start, out, n):
 
 @njit(inline="always")
 def descend(key, fanout, levels):
-    bucket = ZERO
     for level in range(levels):
-        bucket, key = multiply_wide(key, fanout[level])
-    return bucket, key
+        key *= fanout[level]
+    return key
 
 
 def split_delimited(buf, n, from_, scanned, delimiter, start, size, capacity):
@@ -138,18 +137,19 @@ def number_records(first, number, m):
 
 
 def scatter_count(
-    buf, start, size, number, m, key0, key1, fanout, levels, gap_bits, reference_size, bucket, tally
+    buf, start, size, number, m, key0, key1, fanout, levels, buckets, gap_bits, reference_size, bucket, tally
 ):
     word_size = 1 << (32 - gap_bits)
     gap_max = np.uint64((1 << gap_bits) - 1)
-    tally[: np.int64(fanout[levels - 1]) * TALLY_FIELDS] = 0
+    tally[: buckets * TALLY_FIELDS] = 0
     shared = ZERO
     block = philox_block(key0, key1, ZERO)
     for i in range(m):
         if number[i] >> TWO != shared:
             shared = number[i] >> TWO
             block = philox_block(key0, key1, shared)
-        b = np.int64(descend(word_of(block, number[i]), fanout, levels)[0])
+        rest = descend(word_of(block, number[i]), fanout, levels)
+        b = np.int64(multiply_wide(rest, np.uint64(buckets))[0])
         bucket[i] = b
         length = np.int64(size[i])
         added = WORD + length
@@ -172,7 +172,7 @@ def scatter_count(
 
 
 def scatter_place(
-    buf, start, size, number, bucket, m, gap_bits, reference_size, offset, previous, position, out
+    buf, start, size, number, bucket, m, gap_bits, reference_size, offset, previous, position, buckets, out
 ):
     word_size = 1 << (32 - gap_bits)
     gap_max = np.uint64((1 << gap_bits) - 1)
@@ -208,39 +208,43 @@ def scatter_place(
         position[b] = np.uint64(to)
 
 
-def frames_index(base, to, gap_bits, state, key0, key1, fanout, levels, entries, capacity):
+def frames_index(base, n, segments, count, gap_bits, previous, key0, key1, fanout, levels, entries, capacity):
     gap_mask = (1 << gap_bits) - 1
-    number = state[1]
+    number = previous[0]
     shared = ZERO
     block = philox_block(key0, key1, ZERO)
     m = 0
-    at = np.int64(state[0])
-    while m < capacity and to - at >= WORD:
-        word = load32(base, at)
-        if word == 0:
-            number += np.uint64(gap_mask)
-            at += WORD
-            continue
-        length = word >> gap_bits
-        head = WORD
-        if length == 0:
-            if to - at < WORD + DESCRIPTOR:
-                break
-            descriptor = load64(base, at + WORD)
-            head += DESCRIPTOR
-            length = REFERENCE - DESCRIPTOR if descriptor & U1 else np.int64(descriptor >> U1)
-        if to - at < head or to - at - head < length:
+    for s in range(count):
+        at = np.int64(segments[2 * s])
+        to = np.int64(segments[2 * s + 1])
+        if to > n:
             break
-        number += np.uint64(word & gap_mask)
-        if number >> TWO != shared:
-            shared = number >> TWO
-            block = philox_block(key0, key1, shared)
-        entries[2 * m] = descend(word_of(block, number), fanout, levels)[1]
-        entries[2 * m + 1] = np.uint64(at)
-        at += head + length
-        m += 1
-    state[0] = np.uint64(at)
-    state[1] = number
+        while m < capacity and to - at >= WORD:
+            word = load32(base, at)
+            if word == 0:
+                number += np.uint64(gap_mask)
+                at += WORD
+                continue
+            length = word >> gap_bits
+            head = WORD
+            if length == 0:
+                if to - at < WORD + DESCRIPTOR:
+                    break
+                descriptor = load64(base, at + WORD)
+                head += DESCRIPTOR
+                length = REFERENCE - DESCRIPTOR if descriptor & U1 else np.int64(descriptor >> U1)
+            if to - at < head or to - at - head < length:
+                break
+            number += np.uint64(word & gap_mask)
+            if number >> TWO != shared:
+                shared = number >> TWO
+                block = philox_block(key0, key1, shared)
+            entries[2 * m] = descend(word_of(block, number), fanout, levels)
+            entries[2 * m + 1] = np.uint64(at)
+            at += head + length
+            m += 1
+        segments[2 * s] = np.uint64(at)
+    previous[0] = number
     return m
 
 
