@@ -10,6 +10,11 @@ from setuptools.command.build_ext import build_ext
 class OptionalBuildExt(build_ext):
     """Build the C core; without it the numba backend serves every function, unless FASTK_REQUIRE_C=1."""
 
+    def finalize_options(self) -> None:
+        """Compile anew each time: switches such as FASTK_SANITIZE leave no trace in the files' times."""
+        super().finalize_options()
+        self.force = True
+
     def build_extension(self, ext: Extension) -> None:
         try:
             super().build_extension(ext)

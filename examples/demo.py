@@ -67,7 +67,7 @@ def collect(corpus: Path) -> int:
 def shuffle(folder: Path) -> tuple[dict[str, Any], int]:
     """Run the command in a process of its own; returns its report, and the most memory the kernel saw it use."""
     command = ["fastk.shuffle", "corpus.txt", "shuffled.txt", "--mem", f"{MEMORY // MIB}M", "--seed", str(SEED)]
-    print("  $ " + paint("python -m " + " ".join(command), BLUE), flush=True)
+    print("$ " + paint("python -m " + " ".join(command), BLUE), flush=True)
     process = subprocess.Popen([sys.executable, "-m", *command, "--json=report.json"], cwd=folder)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -127,9 +127,8 @@ def run(folder: Path) -> bool:
 
     print(paint("\n2. Shuffle it", BOLD))
     report, peak = shuffle(folder)
-    n, seconds = report["records"], report["seconds"]
-    print(f"  {n:,} lines in {seconds:.2f} s: {size / seconds / MIB:.0f} MiB and {n / seconds:,.0f} lines a second,")
-    print(f"  each byte written {report['passes']} times, by way of {report['buckets']} buckets on disk")
+    n = report["records"]
+    print(f"  That is {n / report['seconds'] / 1e6:.1f} million lines a second.")
 
     print(paint("\n3. Check it", BOLD))
     order = np.argsort(np.random.Philox(key=SEED).random_raw(n), kind="stable")

@@ -29,6 +29,7 @@ SANITIZED = os.environ.get("FASTK_SANITIZED", "") not in ("", "0")
 BACKEND = fastk.config()["backend"]
 SMALLEST = {"c": "64M", "numba": "300M"}[BACKEND]
 P_VALUE = 1e-6
+whole_process = pytest.mark.skipif(SANITIZED, reason="a sanitizer takes memory of its own")
 
 
 def tiny(
@@ -232,14 +233,15 @@ def finish(process: subprocess.Popen[bytes], data: bytes | None = None) -> tuple
 
 def settings_of_this_machine() -> list[dict[str, str]]:
     found = [{"FASTK_BACKEND": "c", "FASTK_ISA": isa} for isa in fastk.config()["isa_available"]]
-    return [*found, {"FASTK_BACKEND": "numba"}] if not SANITIZED else found
+    return [*found, {"FASTK_BACKEND": "numba"}]
 
 
+@whole_process
 def test_same_bytes_everywhere(corpus: Path, tmp_path: Path):
     expected = oracle.shuffled([corpus.read_bytes()], 42)
     for i, environment in enumerate(settings_of_this_machine()):
         for mem, threads in (("320M", 1), ("64M", 2), ("1G", 3)):
-            if mem == "64M" and (environment["FASTK_BACKEND"] == "numba" or SANITIZED):
+            if mem == "64M" and environment["FASTK_BACKEND"] == "numba":
                 continue
             out = tmp_path / f"out{i}{mem}"
             status, _, error = finish(
@@ -253,6 +255,7 @@ def test_same_bytes_everywhere(corpus: Path, tmp_path: Path):
             out.unlink()
 
 
+@whole_process
 def test_spread_over_file_systems(corpus: Path, tmp_path: Path):
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
@@ -305,7 +308,7 @@ MEMORY_CASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(SANITIZED, reason="a sanitizer takes memory of its own")
+@whole_process
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("case", MEMORY_CASES)
 def test_memory_promise(case: str, tmp_path: Path):
@@ -366,9 +369,8 @@ def test_command_reads_stdin_and_writes_stdout():
     assert b"Seed 3" in error
 
 
+@whole_process
 def test_unknown_size_goes_out_of_core(corpus: Path, tmp_path: Path):
-    if SANITIZED:
-        pytest.skip("a sanitizer takes memory of its own")
     data = corpus.read_bytes()
     long_line = b"L" * (30 * MIB)
     data = data[: len(data) // 2] + long_line + b"\n" + data[len(data) // 2 :]
@@ -457,6 +459,7 @@ def test_quiet_and_json_file(tmp_path: Path):
     assert (report["records"], report["bytes_out"], report["passes"]) == (2, 4, 1)
 
 
+@whole_process
 def test_progress_bar(corpus: Path, tmp_path: Path):
     pytest.importorskip("tqdm")
     status, _, error = finish(command(corpus, tmp_path / "out", "--progress", "always", "--mem", SMALLEST))
@@ -470,6 +473,7 @@ def test_progress_bar(corpus: Path, tmp_path: Path):
 # ---- what goes wrong half way ----
 
 
+@whole_process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("delay", [0.0, 0.03, 0.08, 0.15])
 def test_signals_leave_nothing(number: signal.Signals, delay: float, corpus: Path, tmp_path: Path):
@@ -498,6 +502,7 @@ def test_signals_leave_nothing(number: signal.Signals, delay: float, corpus: Pat
     assert list(scratch.iterdir()) == []
 
 
+@whole_process
 @pytest.mark.parametrize("limit", [MIB, 20 * MIB, 79 * MIB])
 @pytest.mark.parametrize("other_file_system", [False, True])
 def test_file_size_limit(limit: int, other_file_system: bool, corpus: Path, tmp_path: Path):
@@ -518,6 +523,7 @@ def test_file_size_limit(limit: int, other_file_system: bool, corpus: Path, tmp_
         assert set(Path("/dev/shm").iterdir()) == before
 
 
+@whole_process
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 @pytest.mark.parametrize("full", ["scratch", "out"])
 def test_full_disk(full: str, corpus: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -81,8 +82,8 @@ class Output:
             # a name of its own, so that two runs with one output do not write into each other's file
             partial = os.path.join(directory or beside, f".{base[:200]}.{secrets.token_hex(6)}.partial")
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._partial = partial  # noted before it is made: a signal between the two must not leave it behind
             self._fd = os.open(partial, flags, 0o666)
-            self._partial = partial
 
     @property
     def file(self) -> tuple[int, str]:
@@ -116,7 +117,8 @@ class Output:
         """Remove what was written, unless it was committed."""
         self._close()
         if self._partial is not None:
-            os.unlink(self._partial)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._partial)
             self._partial = None
 
     def _close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import mmap
 import os
@@ -110,11 +109,8 @@ class Workspace:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        # Private: shared memory would come in small pages.
+        # Small pages: huge ones save little here, and cost much where a hypervisor backs memory when it is first used.
         self._map = mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a kernel without huge pages: slower, not wrong
-                self._map.madvise(mmap.MADV_HUGEPAGE)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self._used = 0
 

@@ -71,7 +71,8 @@ class ShuffleReport:
     def __str__(self) -> str:
         where = "in one pass, in memory,"
         if self.scratch_bytes:
-            where = f"in {self.passes} passes through {self.buckets} buckets, {format_size(self.scratch_bytes)} of scratch,"
+            scratch = format_size(self.scratch_bytes)
+            where = f"in {self.passes} passes through {self.buckets} buckets, {scratch} of scratch,"
         on = f"{self.backend} {self.isa}" if self.isa else self.backend
         return textwrap.fill(
             f"Shuffled {self.records:,} record{'' if self.records == 1 else 's'} ({format_size(self.bytes_out)}) "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -307,8 +308,10 @@ class Scratch:
         """A private directory; `index` spreads files over them."""
         with self._lock:
             for parent in self._parents[len(self._made) :]:
+                # Noted before it is made: a signal between the two must not leave it behind.
+                self._made.append(os.path.join(parent, f"fastk-shuffle-{secrets.token_hex(8)}"))
                 try:
-                    self._made.append(tempfile.mkdtemp(prefix="fastk-shuffle-", dir=parent))
+                    os.mkdir(self._made[-1], 0o700)
                 except OSError as error:
                     raise OSError(error.errno, f"cannot make scratch files: {error.strerror}", parent) from error
             return self._made[index % len(self._made)]
