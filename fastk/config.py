@@ -6,12 +6,12 @@ that this machine does not have raises ImportError.
 
 from __future__ import annotations
 
-import operator
 import os
 from typing import Any, SupportsIndex
 
 from . import _backend
 from ._backend import c
+from ._check import integer
 from ._version import __version__
 
 __all__ = ["config", "get_num_threads", "kernels", "set_num_threads"]
@@ -69,13 +69,7 @@ def set_num_threads(n: SupportsIndex) -> None:
     >>> fastk.set_num_threads(before)
     """
     global _threads
-    try:
-        value = operator.index(n)
-    except TypeError:
-        raise TypeError(f"n={n!r}: an integer is needed") from None
-    if value < 1:
-        raise ValueError(f"n={value}: at least 1 thread is needed")
-    _threads = value
+    _threads = integer(n, "n", least=1)
 
 
 def get_num_threads() -> int:

@@ -8,13 +8,14 @@ What a kernel computes is said above its body in ``csrc/``.
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from .._check import integer
 
 DTYPES: dict[str, type[np.generic]] = {"u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64}
 
@@ -109,12 +110,7 @@ class Kernel:
                 raise TypeError(f"{self.name} takes {count} arguments, got {len(arguments)}")
             converted = list(arguments)
             for i, name, limit, least in scalars:
-                try:
-                    value = converted[i] = operator.index(arguments[i])
-                except TypeError:
-                    raise TypeError(f"{self.name}: {name}={arguments[i]!r}: an integer is needed") from None
-                if not least <= value < limit:
-                    raise ValueError(f"{self.name}: {name}={value}: allowed are {least:d} to {limit - 1}")
+                converted[i] = integer(arguments[i], f"{self.name}: {name}", int(least), limit - 1)
             for i, parameter in arrays:
                 array = arguments[i]
                 if not isinstance(array, np.ndarray):

@@ -6,7 +6,6 @@ number of records alone, so two files with as many records, shuffled with one se
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Sequence
 from typing import SupportsIndex
@@ -14,6 +13,7 @@ from typing import SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .._check import integer
 from ..config import kernels
 from .job import Job, check_seed
 from .report import ShuffleReport
@@ -52,15 +52,7 @@ def permutation(n: SupportsIndex, seed: int) -> npt.NDArray[np.int64]:
     >>> permutation(5, seed=7)
     array([4, 1, 3, 2, 0])
     """
-    try:
-        count = operator.index(n)
-    except TypeError:
-        raise TypeError(f"n={n!r}: an integer is needed") from None
-    if count < 0:
-        raise ValueError(f"n={count}: must not be negative")
-    if seed is None:
-        raise TypeError("seed=None: an integer is needed")
-    seed = check_seed(seed)
+    count, seed = integer(n, "n", least=0), check_seed(seed)
     keys = np.empty(count, np.uint64)
     kernels.philox_fill(seed & (2**64 - 1), seed >> 64, 0, keys, count)
     return np.argsort(keys, kind="stable")

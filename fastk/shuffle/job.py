@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import secrets
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import groupby
 
+from .._check import integer
 from ..config import config, get_num_threads, kernels
 from .gather import Gather, Output, handling
 from .plan import (
@@ -39,17 +39,9 @@ HEADROOM_OF_REGIONS = 1.02
 Path = str | os.PathLike[str]
 
 
-def check_seed(seed: int | None) -> int:
-    """The seed, or a drawn one for None."""
-    if seed is None:
-        return secrets.randbits(DRAWN_SEED_BITS)
-    try:
-        value = operator.index(seed)
-    except TypeError:
-        raise TypeError(f"seed={seed!r}: an integer or None is needed") from None
-    if not 0 <= value < 2**128:
-        raise ValueError(f"seed={value}: allowed are 0 to 2**128 - 1")
-    return value
+def check_seed(seed: int) -> int:
+    """The seed, if it is one."""
+    return integer(seed, "seed", 0, 2**128 - 1, "2**128 - 1")
 
 
 class Job:
@@ -69,9 +61,9 @@ class Job:
     ) -> None:
         self._started = time.monotonic()
         self._settings = config()
-        self.seed = check_seed(seed)
+        self.seed = secrets.randbits(DRAWN_SEED_BITS) if seed is None else check_seed(seed)
         self.memory = parse_size(mem)
-        self._threads = get_num_threads() if threads is None else _check_threads(threads)
+        self._threads = get_num_threads() if threads is None else integer(threads, "threads", 1)
         if not inputs:
             raise ValueError("inputs: at least one is needed")
         self._progress = Progress(progress)
@@ -207,12 +199,3 @@ class Job:
             Scatter(source, store, None, key, self._plan, self._workspace, self._crew).run()
         return list(store.buckets(fanouts, gap_bits(fanouts), bucket.first))
 
-
-def _check_threads(threads: int) -> int:
-    try:
-        value = operator.index(threads)
-    except TypeError:
-        raise TypeError(f"threads={threads!r}: an integer or None is needed") from None
-    if value < 1:
-        raise ValueError(f"threads={value}: at least 1 is needed")
-    return value
