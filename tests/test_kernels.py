@@ -480,7 +480,7 @@ def test_skips_carry_the_number_past_2_64(kernels):
     assert frames_index(kernels, *case, 3, [4]) == expected_entries(*case, 3, [4])
 
 
-POSITIONS_PAST = [1, 4, 8, 1000, 2**32, 2**62]
+POSITIONS_PAST = [1, 4, 8, 1000, 2**32, 2**62, 2**63 - 1, 2**64 - 10_000]
 
 
 @pytest.mark.parametrize("past", POSITIONS_PAST)
@@ -488,7 +488,7 @@ def test_frames_from_past_the_end(kernels, past):
     data = oracle.encode_frames([Frame(i, b"abc") for i in range(5)], 8)
     begin = len(data) + past
     assert split_frames(kernels, data, 8, begin, 3, 9) == ([], begin, 3)
-    assert split_frames(kernels, data * 500, 8, len(data) * 500 + past, 3, 9)[0] == []
+    assert split_frames(kernels, data * 100, 8, len(data) * 100 + past, 3, 9)[0] == []
     for n in range(8):
         assert split_frames(kernels, data[:n], 8, n + past, 3, 9) == ([], n + past, 3)
     assert frames_index(kernels, data, 8, begin, 3, 9, 1, [2]) == ([], begin, 3)
@@ -1012,7 +1012,8 @@ def test_read_only_only_if_constant(name, i, unreached):
 
 
 def test_kinds_of_scalars():
-    assert RANGES == {"u8": 2**8, "u32": 2**32, "u64": 2**64, "size": 2**63, "bits": 32}
+    most = {"u8": 2**8 - 1, "u32": 2**32 - 1, "u64": 2**64 - 1, "size": 2**63 - 1, "bits": 31, "fanout": 2**16}
+    assert {kind: (int(kind in ("bits", "fanout")), most[kind]) for kind in most} == RANGES
     assert {KERNELS[name].parameters[i].kind for name, i in SCALARS} == RANGES.keys()
 
 
@@ -1020,18 +1021,18 @@ def test_kinds_of_scalars():
 def test_scalars(name, i, unreached):
     kernel = KERNELS[name]
     parameter, good = kernel.parameters[i], plain_arguments(kernel)
-    limit, least = RANGES[parameter.kind], int(parameter.kind == "bits")
+    least, most = RANGES[parameter.kind]
     for wrong in NO_INTEGERS:
         with pytest.raises(TypeError, match=rf"{name}: {parameter.name}=.*: an integer is needed"):
             unreached(kernel)(*good[:i], wrong, *good[i + 1 :])
-    for wrong in (-1, least - 1, np.int64(-3), limit, limit + 1, 2**64, 2**200):
-        with pytest.raises(ValueError, match=rf"{name}: {parameter.name}={wrong}: allowed are {least} to {limit - 1}"):
+    for wrong in (-1, least - 1, np.int64(-3), most + 1, most + 2, 2**64, 2**200):
+        with pytest.raises(ValueError, match=rf"{name}: {parameter.name}={wrong}: allowed is {least} to {most}"):
             unreached(kernel)(*good[:i], wrong, *good[i + 1 :])
 
     taken = kernel.checked(lambda *reached: reached[i], lambda parameter, array: array)
     right = [4, np.uint8(4), np.int64(4), np.array(4), least]
     if not any(p.extent == i for p in kernel.parameters):
-        right.append(limit - 1)
+        right.append(most)
     for value in right:
         reached = taken(*good[:i], value, *good[i + 1 :])
         assert (type(reached), reached) == (int, value)
@@ -1105,26 +1106,28 @@ def test_wrong_scalars_on_each(kernels):
     def frames(bits: Any) -> int:
         return kernels.split_frames(buf, 0, bits, state, start, start, out, 1)
 
-    def place(reference_size: Any) -> None:
+    def place(reference_size: Any, buckets: Any) -> None:
         nothing = (buf, start, start, out, np.zeros(1, np.uint16), 0)
-        kernels.scatter_place(*nothing, 8, reference_size, 0, out, out, 1, buf)
+        kernels.scatter_place(*nothing, 8, reference_size, 0, out, out, buckets, buf)
 
     calls = {
-        "size": (lambda n: kernels.find_byte(buf, n, 10), 0, 2**63),
-        "u8": (lambda byte: kernels.find_byte(buf, 8, byte), 0, 2**8),
-        "u32": (place, 0, 2**32),
-        "u64": (lambda start: kernels.philox_fill(1, 2, start, out, 0), 0, 2**64),
-        "bits": (frames, 1, 32),
+        "size": lambda n: kernels.find_byte(buf, n, 10),
+        "u8": lambda byte: kernels.find_byte(buf, 8, byte),
+        "u32": lambda reference_size: place(reference_size, 1),
+        "u64": lambda start: kernels.philox_fill(1, 2, start, out, 0),
+        "bits": frames,
+        "fanout": lambda buckets: place(8, buckets),
     }
     assert calls.keys() == RANGES.keys()
-    for kind, (call, least, limit) in calls.items():
+    for kind, call in calls.items():
+        least, most = RANGES[kind]
         for wrong in NO_INTEGERS:
             with pytest.raises(TypeError, match="an integer is needed"):
                 call(wrong)
-        for wrong in (-1, -(2**63), least - 1, limit, 2**64, 2**200):
-            with pytest.raises(ValueError, match=f"allowed are {least} to {limit - 1}"):
+        for wrong in (-1, -(2**63), least - 1, most + 1, 2**64, 2**200):
+            with pytest.raises(ValueError, match=f"allowed is {least} to {most}"):
                 call(wrong)
-        for right in (least, np.uint8(7), np.int64(8), *([] if kind == "size" else [limit - 1])):
+        for right in (least, np.uint8(7), np.int64(8), *([] if kind in ("size", "fanout") else [most])):
             call(right)
     assert not buf.any()
     assert not out.any()
@@ -1194,7 +1197,8 @@ def test_nothing_past_the_end_is_read(run_python, backend):
 # ---- the lists of kernels
 
 
-C_TYPES = {"void": "void", "size": "size_t", "bits": "unsigned", "u8": "uint8_t", "u32": "uint32_t", "u64": "uint64_t"}
+C_TYPES = {"void": "void", "size": "size_t", "fanout": "size_t", "bits": "unsigned", "u8": "uint8_t"}
+C_TYPES |= {"u32": "uint32_t", "u64": "uint64_t"}
 OTHER_FUNCTIONS = {"isa_max", "isa_select", "compiler"}
 
 needs_sources = pytest.mark.skipif(not CSRC.is_dir(), reason="the sources of the C core are not there")

@@ -30,11 +30,11 @@ SIGNATURES = [
     " u64[capacity] number, size capacity)",
     "void number_records(u64 first, u64[m] number, size m)",
     "void scatter_count(const u8[0] buf, const u32[m] start, const u32[m] size, const u64[m] number, size m, u64 key0,"
-    " u64 key1, const u64[levels] fanout, size levels, size buckets, bits gap_bits, u32 reference_size, u16[m] bucket,"
-    " u64[5*buckets] tally)",
+    " u64 key1, const u64[levels] fanout, size levels, fanout buckets, bits gap_bits, u32 reference_size,"
+    " u16[m] bucket, u64[5*buckets] tally)",
     "void scatter_place(const u8[0] buf, const u32[m] start, const u32[m] size, const u64[m] number,"
     " const u16[m] bucket, size m, bits gap_bits, u32 reference_size, u64 offset, u64[buckets] previous,"
-    " u64[buckets] position, size buckets, u8[0] out)",
+    " u64[buckets] position, fanout buckets, u8[0] out)",
     "size frames_index(const u8[n] base, size n, u64[2*count] segments, size count, bits gap_bits, u64[1] previous,"
     " u64 key0, u64 key1, const u64[levels] fanout, size levels, u64[2*capacity] entries, size capacity)",
     "void entries_sort(u64[2*m] entries, size m)",
@@ -42,8 +42,15 @@ SIGNATURES = [
     " size capacity, u64[1] written)",
 ]
 
-RANGES = {"u8": 2**8, "u32": 2**32, "u64": 2**64, "size": 2**63, "bits": 32}
-"""Scalar kinds: what they must be less than. ``bits`` is 1 to 31."""
+RANGES = {
+    "u8": (0, 2**8 - 1),
+    "u32": (0, 2**32 - 1),
+    "u64": (0, 2**64 - 1),
+    "size": (0, 2**63 - 1),
+    "bits": (1, 31),
+    "fanout": (1, 2**16),
+}
+"""Scalar kinds: least and most."""
 
 TALLY_FIELDS = ("records", "scratch_bytes", "output_bytes", "first_number", "last_number")
 """Columns of the table that ``scatter_count`` fills, a row a bucket."""
@@ -102,15 +109,15 @@ class Kernel:
     def checked(self, function: Callable[..., Any], convert: Callable[[Any, Any], Any]) -> Callable[..., Any]:
         """Wrap a backend's function: everything is checked and arrays converted; no other code reaches the kernel."""
         arrays = [(i, p) for i, p in enumerate(self.parameters) if p.kind == "array"]
-        scalars = [(i, p.name, RANGES[p.kind], p.kind == "bits") for i, p in enumerate(self.parameters) if not p.dtype]
+        scalars = [(i, f"{self.name}: {p.name}", *RANGES[p.kind]) for i, p in enumerate(self.parameters) if not p.dtype]
         count = len(self.parameters)
 
         def call(*arguments: Any) -> Any:
             if len(arguments) != count:
                 raise TypeError(f"{self.name} takes {count} arguments, got {len(arguments)}")
             converted = list(arguments)
-            for i, name, limit, least in scalars:
-                converted[i] = integer(arguments[i], f"{self.name}: {name}", int(least), limit - 1)
+            for i, name, least, most in scalars:
+                converted[i] = integer(arguments[i], name, least, most)
             for i, parameter in arrays:
                 array = arguments[i]
                 if not isinstance(array, np.ndarray):

@@ -14,7 +14,7 @@ from . import records
 MODULES = (records,)
 
 # Positions and sizes are signed here: numba turns uint64 combined with int64 into float64.
-SCALARS = {"size": numba.int64, "bits": numba.int64, "u64": numba.uint64, "u32": numba.int64, "u8": numba.uint8}
+SCALARS = dict.fromkeys(("size", "fanout", "bits", "u32"), numba.int64) | {"u64": numba.uint64, "u8": numba.uint8}
 ARRAYS = {np.uint8: numba.uint8, np.uint16: numba.uint16, np.uint32: numba.uint32, np.uint64: numba.uint64}
 
 

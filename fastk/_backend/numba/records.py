@@ -98,7 +98,7 @@ def split_frames(buf, n, gap_bits, state, start, size, number, capacity):
     m = 0
     at = np.int64(state[0])
     previous = state[1]
-    while m < capacity and n - at >= WORD:
+    while m < capacity and at >= 0 and n - at >= WORD:
         word = load32(buf, at)
         if word == 0:
             previous += np.uint64(gap_mask)
@@ -217,9 +217,9 @@ def frames_index(base, n, segments, count, gap_bits, previous, key0, key1, fanou
     for s in range(count):
         at = np.int64(segments[2 * s])
         to = np.int64(segments[2 * s + 1])
-        if to > n:
+        if to < 0 or to > n:
             break
-        while m < capacity and to - at >= WORD:
+        while m < capacity and 0 <= at < to and to - at >= WORD:
             word = load32(base, at)
             if word == 0:
                 number += np.uint64(gap_mask)
