@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 MIB = 1 << 20
+HUGE_PAGE = 2 * MIB
 GIB = 1 << 30
 
 SMALLEST_MEMORY = {"c": 64 * MIB, "numba": 300 * MIB}
@@ -107,10 +109,15 @@ class Workspace:
     Pages that a phase has touched are used again by the next one, so they are paid for once.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, arena: int = 0) -> None:
         self.size = size
-        # Small pages: huge ones save little here, and cost much where a hypervisor backs memory when it is first used.
         self._map = mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # Huge pages for the buffers, which are used over and over. The arena behind which they lie is written once, and
+        # there small pages are as fast, and much faster where a hypervisor backs memory when it is first used.
+        begin = -(-arena // HUGE_PAGE) * HUGE_PAGE
+        if hasattr(mmap, "MADV_HUGEPAGE") and begin < size:
+            with contextlib.suppress(OSError):  # a kernel without huge pages
+                self._map.madvise(mmap.MADV_HUGEPAGE, begin, size - begin)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self._used = 0
 

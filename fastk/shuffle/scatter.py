@@ -154,10 +154,11 @@ class Scatter:
         if not store.in_memory:
             view = memoryview(out)
             offsets = places.tolist()
-            for index, size in enumerate(sizes.tolist()):
-                if size:
-                    self._crew.check()
-                    store.write(index, view[begins[index] : begins[index] + size], offsets[index])
+            with store.writing:
+                for index, size in enumerate(sizes.tolist()):
+                    if size:
+                        self._crew.check()
+                        store.write(index, view[begins[index] : begins[index] + size], offsets[index])
         else:
             with self._crew.changed:
                 self._placing -= 1

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +105,7 @@ class Store:
 
     def __init__(self, fanout: int) -> None:
         self.fanout = fanout
+        self.writing: AbstractContextManager[object] = nullcontext()
         self.previous: U64 = np.full(fanout, 2**64 - 1, np.uint64)
         self.totals: U64 = np.zeros((fanout, 3), np.uint64)
 
@@ -246,6 +247,8 @@ class RegionStore(Store):
 
     def __init__(self, fanout: int, scratch: Scratch, fd: int, path: str, region: int) -> None:
         super().__init__(fanout)
+        # One batch at a time: a file has one lock, and threads that take it in turns write slower than one alone.
+        self.writing = threading.Lock()
         self.fd = fd
         self.region = -(-region // PAGE) * PAGE
         self._scratch = scratch
