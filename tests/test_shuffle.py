@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,11 @@ def tiny(
     max_fanout: int = 4, in_place: bool = True, bucket_memory: int = 1024,
 ) -> Plan:  # fmt: skip
     """A plan that sends small files through scatter, gather and splits."""
-    scattering = block + 300 + 18 * records + 512 + block + 300 + 5 * records + 64 * max_fanout + 512
-    workspace = arena + threads * max(scattering, bucket_memory + chunk + 512)
-    return Plan(workspace, threads, block, records, fanout, arena, chunk, max_fanout, in_place)
+    plan = Plan(0, threads, block, records, fanout, arena, chunk, max_fanout, in_place)
+    scattering = threads * plan.buffers + plan.batches * (plan.placed + 100)
+    arena = arena and max(arena, plan.batches * (plan.placed + 100))
+    workspace = arena + max(scattering, threads * (bucket_memory + chunk + 1100))
+    return replace(plan, workspace=workspace, arena=arena)
 
 
 def run(folder: Path, inputs: list[bytes], plan: Plan | None, seed: int, tmp: tuple[Path, ...] = ()) -> bytes:
@@ -348,11 +351,10 @@ def test_plans_keep_to_their_workspace():
             for total in (None, 0, 1, 1000, 10 * MIB, 400 * MIB, 4 * GIB, 300 * GIB):
                 for mean in (1.0, 20.0, 300.0, 1e6):
                     plan = make_plan(workspace, threads, total, mean)
-                    arrays = 18 * plan.records + plan.block + 6 * 320
                     assert plan.threads <= threads
-                    scattering = plan.arena + plan.threads * (arrays + (0 if plan.arena else plan.placed))
-                    assert scattering <= workspace, plan
-                    assert not plan.arena or plan.threads * plan.placed <= plan.arena, plan
+                    batches = plan.arena or plan.batches * plan.placed
+                    assert batches + plan.threads * plan.buffers <= workspace, plan
+                    assert batches >= plan.batches * plan.placed, plan
                     assert plan.bucket_limit(plan.threads) > plan.block or plan.arena, plan
 
 

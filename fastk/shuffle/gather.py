@@ -19,7 +19,7 @@ from ..config import kernels
 from .plan import Plan, Workspace, bucket_cost
 from .records import Source
 from .scatter import Key
-from .scratch import NO_SPACE, Bucket, Extent, MemoryStore, NoSpaceError, Scratch, read_exactly, write_all
+from .scratch import NO_SPACE, Bucket, Extent, MemoryStore, NoSpaceError, Scratch, read_exactly, write_pieces
 from .workers import Crew, Turn
 
 STDOUT = "-"
@@ -95,7 +95,7 @@ class Output:
         """Write a piece; `offset` is where it belongs, and where it comes next if the output is written in order."""
         assert self._fd is not None
         try:
-            write_all(self._fd, data, None if self.ordered else offset)
+            write_pieces(self._fd, [data], None if self.ordered else offset)
         except OSError as error:
             if error.errno in NO_SPACE:
                 missing = max(len(data), self.expected - self.written)

@@ -7,7 +7,7 @@ import math
 import mmap
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -150,9 +150,9 @@ class Plan:
         Bytes for all buffers together.
     threads : int
     block : int
-        Bytes of input that a thread takes at a time.
+        Bytes of input that a thread takes at a time at most; a record that is longer is passed on by reference.
     records : int
-        Records of a block that it handles at a time.
+        Records of a block at most.
     fanout : int
         Buckets of the first level.
     arena : int
@@ -176,9 +176,19 @@ class Plan:
     in_place: bool = True
 
     @property
+    def batches(self) -> int:
+        """Batches of frames: one to fill and, while threads place, others to write."""
+        return max(2, self.threads // 2 + 1)
+
+    @property
     def placed(self) -> int:
-        """Bytes that the frames of one batch of records can take: those bytes, a word each, and skips."""
+        """Bytes that the frames of a block can take, which a batch must hold: its bytes, a word each, and skips."""
         return self.block + SLACK + (WORD_BYTES + 1) * self.records + 64 * self.max_fanout
+
+    @property
+    def buffers(self) -> int:
+        """Bytes of a thread that scatters: a block, and its records."""
+        return self.block + RECORD_ARRAYS_BYTES * self.records + 8 * SLACK
 
     def reference_size(self) -> int:
         """Records from this size on are not copied to scratch but read again from the input."""
@@ -222,50 +232,47 @@ def check_memory(mem: int, backend: str) -> int:
     return workspace
 
 
-BUCKET_TARGET = 16 * MIB
+BUCKET_TARGET = 48 * MIB
 BUCKET_RECORDS = 128 * 1024
 """Entries that sort within a second-level cache."""
-BLOCK_TARGET = 16 * MIB
+BATCH_TARGET = 64 * MIB
+BLOCK_TARGET = 8 * MIB
 CHUNK_TARGET = 1 * MIB
 THREAD_SHARE = 6 * MIB
 """Memory below which one more thread costs more than it brings."""
+BLOCKS_OF_SHARE = 8
+"""Blocks in a thread's share of memory; what they leave is for batches."""
 RECORD_SHARE = 32
-"""Bytes of a block for each record that its arrays hold; shorter records are handled in several batches."""
+"""Bytes of a block for each record that its arrays hold."""
 
 
 def make_plan(workspace: int, threads: int, total: int | None, mean_record: float) -> Plan:
     """Choose block, buckets and arena for `total` bytes of input (None: unknown) with records of that mean size."""
     threads = max(1, min(threads, workspace // THREAD_SHARE))
     chunk = min(CHUNK_TARGET, workspace // (16 * threads))
-    # Memory of a thread that scatters, in blocks: the block, its records' arrays, and the frames placed from it.
-    reading = 1 + RECORD_ARRAYS_BYTES / RECORD_SHARE
-    placing = 1 + (WORD_BYTES + 1) / RECORD_SHARE
-    fixed = SLACK * 16 + 64 * MAX_BUCKETS
+    most = workspace // (BLOCKS_OF_SHARE * threads)
 
     def plan(block: int, fanout: int, arena: int) -> Plan:
+        block = max(64 * 1024, min(BLOCK_TARGET, block))
         return Plan(workspace, threads, block, block // RECORD_SHARE, fanout, arena, chunk)
 
-    def block_for(memory: float, share: float) -> int:
-        return max(64 * 1024, min(BLOCK_TARGET, int((memory / threads - fixed) / share)))
-
     if total is None:
-        # Should the arena overflow, its memory becomes the buffers that frames are placed in.
-        arena = workspace // 2
-        return plan(block_for(arena, max(reading, placing)), MAX_BUCKETS // 2, arena)
+        # Should the arena overflow, its memory becomes the batches.
+        return plan(most, MAX_BUCKETS // 2, workspace // 2)
 
     records = total / max(1.0, mean_record)
     framed = total + WORD_BYTES * records
     ordering = bucket_cost(framed, records)
 
-    block = min(block_for((workspace - framed) / 1.1, reading), max(64 * 1024, total // (2 * threads)))
     wanted = max(math.ceil(ordering / BUCKET_TARGET), math.ceil(records / BUCKET_RECORDS))
     fanout = min(MAX_BUCKETS, max(wanted, threads if total > MIB else 1))
-    in_memory = plan(block, fanout, int(1.02 * framed) + MIB + threads * 64 * MAX_BUCKETS)
+    in_memory = plan(min(most, total // threads), fanout, 0)
+    arena = max(int(1.02 * framed) + MIB, in_memory.batches * in_memory.placed)
+    in_memory = replace(in_memory, arena=arena)
     gathering = threads * (ENTRY_BYTES * records * HEADROOM / fanout + chunk + 4 * SLACK)
-    scattering = threads * (block * reading + fixed)
-    if in_memory.arena + max(gathering, scattering) <= workspace and threads * in_memory.placed <= in_memory.arena:
+    if arena + max(gathering, threads * in_memory.buffers) <= workspace:
         return in_memory
 
     limit = workspace // threads - chunk - 4 * SLACK
     fanout = max(2, math.ceil(HEADROOM * ordering / limit), wanted)
-    return plan(block_for(workspace, reading + placing), min(MAX_BUCKETS, fanout), 0)
+    return plan(most, min(MAX_BUCKETS, fanout), 0)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ..config import kernels
 from .plan import SLACK, Plan, Workspace
@@ -40,14 +39,13 @@ class InputChangedError(OSError):
 class Buffers:
     """Memory of one thread that scatters: a block, and the records found in it."""
 
-    def __init__(self, workspace: Workspace, plan: Plan, to_files: bool) -> None:
+    def __init__(self, workspace: Workspace, plan: Plan) -> None:
         self.block = workspace.cut(plan.block + SLACK)
         self.view = memoryview(self.block)
         self.start = workspace.cut(plan.records, np.uint32)
         self.size = workspace.cut(plan.records, np.uint32)
         self.number = workspace.cut(plan.records, np.uint64)
         self.bucket = workspace.cut(plan.records, np.uint16)
-        self.placed: npt.NDArray[np.uint8] | None = workspace.cut(plan.placed) if to_files else None
 
 
 @dataclass
@@ -229,7 +227,7 @@ class Source:
                 found += count
                 end = int(buffers.start[found - 1]) + int(buffers.size[found - 1])
             scanned = filled
-            if found == len(buffers.start) or filled == limit:
+            if filled == limit or found == len(buffers.start):
                 break
             self._check()
             count = self._read(view[filled : min(filled + READ_BYTES, limit)])
@@ -271,7 +269,7 @@ class Source:
             path = self._scratch.path("giants")
             self._spool = self._scratch.create(path), path
         fd, path = self._spool
-        self._scratch.write(fd, data, self._spooled, path)
+        self._scratch.write(fd, [data], self._spooled, path)
         self._spooled += len(data)
 
     def copy(self, offset: int, length: int, through: memoryview, write: Callable[[memoryview], None]) -> None:

@@ -1,11 +1,13 @@
 """First pass: every record goes to the bucket that the leading bits of its key name.
 
-Each thread takes a block, finds its records, and places them bucket by bucket. Two short steps go in the order of the
-input, so that the result does not depend on the threads: reading, which numbers the records, and reserving space.
+Each thread takes a block, finds its records, and places them bucket by bucket in a batch; a batch that is full is
+written by one thread while the others fill the next. Two short steps go in the order of the input, so that the result
+does not depend on the threads: reading, which numbers the records, and reserving space.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,11 +16,12 @@ import numpy.typing as npt
 
 from .._backend.kernels import TALLY_FIELDS
 from ..config import kernels
-from .plan import Plan, Workspace
+from .plan import BATCH_TARGET, SLACK, Plan, Workspace
 from .records import NEVER, Block, Buffers
 from .scratch import FileStore, MemoryStore, Store
 from .workers import Crew, Turn
 
+U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
 
@@ -45,6 +48,42 @@ class Key:
         self.ancestors: U64 = np.array(self.fanouts[:-1], np.uint64)
 
 
+class Batch:
+    """A stretch of memory in which frames are placed piece by piece, until it is full and written bucket by bucket."""
+
+    def __init__(self, out: U8) -> None:
+        self.out = out
+        self.view = memoryview(out)
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin again, with nothing in it."""
+        self.used = 0
+        self.placing = 0
+        self.closed = False
+        self.pieces: list[tuple[U64, U64]] = []
+        self.offsets: U64 | None = None
+
+    def reserve(self, sizes: U64, total: int) -> U64:
+        """Positions at which the frames of a block begin, bucket by bucket."""
+        begins: U64 = np.cumsum(sizes, dtype=np.uint64) + np.uint64(self.used) - sizes
+        self.pieces.append((begins, begins + sizes))
+        self.used += total
+        self.placing += 1
+        return begins
+
+    def buckets(self) -> Iterator[tuple[int, int, list[memoryview]]]:
+        """What is to be written: bucket, offset and pieces."""
+        assert self.offsets is not None
+        begins = np.stack([begin for begin, _ in self.pieces], axis=1).tolist()
+        ends = np.stack([end for _, end in self.pieces], axis=1).tolist()
+        for index, offset in enumerate(self.offsets.tolist()):
+            pairs = zip(begins[index], ends[index], strict=True)
+            pieces = [self.view[begin:end] for begin, end in pairs if begin < end]
+            if pieces:
+                yield index, offset, pieces
+
+
 class Scatter:
     """One scatter, from a source into a store."""
 
@@ -63,20 +102,32 @@ class Scatter:
         self._spill = spill
         self._key = key
         self._plan = plan
-        self._workspace = workspace
         self._crew = crew
-        self._buffers = [Buffers(workspace, plan, not store.in_memory) for _ in range(crew.threads)]
-        self._waiting = list(self._buffers)
+        self._waiting = [Buffers(workspace, plan) for _ in range(crew.threads)]
+        self._free: list[Batch] = []
+        if isinstance(store, MemoryStore):
+            self._batch = Batch(store.arena)
+        else:
+            self._make_batches(workspace.cut(min(workspace.free - SLACK, plan.batches * BATCH_TARGET)))
         self._steps = 0
         self._reading = Turn(crew)
         self._reserving = Turn(crew)
-        self._placing = 0
 
     def run(self) -> Store:
         """Scatter everything; returns the store that holds it."""
         self._crew.run(self._work)
+        if isinstance(self.store, MemoryStore):
+            self.store.adopt(self._batch.pieces)
+            return self.store
+        self._close()
+        self._write(self._batch)
         self.store.finish()
         return self.store
+
+    def _make_batches(self, memory: U8) -> None:
+        size = len(memory) // self._plan.batches
+        self._free = [Batch(memory[i * size : (i + 1) * size]) for i in range(self._plan.batches)]
+        self._batch = self._free.pop()
 
     def _work(self) -> None:
         with self._crew.changed:
@@ -90,13 +141,12 @@ class Scatter:
                 block = self._source.read(buffers, self._plan.block)
             if block is None:
                 return
-            self._scatter(step, block, buffers)
-
-    def _scatter(self, step: int, block: Block, buffers: Buffers) -> None:
-        tally = self._count(block, buffers)
-        with self._reserving.of(step):
-            placing = self._reserve(tally)
-        self._place(block, buffers, placing)
+            tally = self._count(block, buffers)
+            with self._reserving.of(step):
+                full, batch, positions, before = self._reserve(tally)
+            if full is not None:
+                self._write(full)
+            self._place(block, buffers, batch, positions, before)
 
     def _count(self, block: Block, buffers: Buffers) -> U64:
         """Number the records and find their buckets; what each bucket gets."""
@@ -110,57 +160,68 @@ class Scatter:
         )  # fmt: skip
         return tally
 
-    def _reserve(self, tally: U64) -> tuple[Store, U64, U64, U64]:
-        """Take space for a batch: the store, and for each bucket the bytes, their place and the number before."""
+    def _reserve(self, tally: U64) -> tuple[Batch | None, Batch, U64, U64]:
+        """Take space for a block: a batch that is now to be written, the block's batch, positions, numbers before."""
         sizes, before = self.store.link(tally, self._key.gap_bits)
-        if isinstance(self.store, MemoryStore) and not self.store.room(int(sizes.sum())):
-            self._leave_memory()
-        places = self.store.reserve(sizes)
-        if self.store.in_memory:
-            with self._crew.changed:
-                self._placing += 1
-        return self.store, sizes, places, before
-
-    def _leave_memory(self) -> None:
-        """The arena is full: move what it holds to files, and use its memory to place frames in."""
+        total = int(sizes.sum())
+        full = None
         with self._crew.changed:
-            while self._placing:
-                self._crew.check()
-                self._crew.changed.wait()
-        assert isinstance(self.store, MemoryStore)
+            if self._batch.used + total > len(self._batch.out):
+                if isinstance(self.store, MemoryStore):
+                    self._leave_memory(self.store)
+                else:
+                    full = self._close()
+                    while not self._free:
+                        self._crew.check()
+                        self._crew.changed.wait()
+                    self._batch = self._free.pop()
+            if self._batch.used + total > len(self._batch.out):
+                raise MemoryError(f"the frames of a block take {total} bytes of {len(self._batch.out)}")
+            positions = self._batch.reserve(sizes, total)
+        return full, self._batch, positions, before
+
+    def _close(self) -> Batch | None:
+        """Nothing more goes to the batch; returns it if all of it has been placed."""
+        batch = self._batch
+        batch.closed = True
+        total = np.zeros(self.store.fanout, np.uint64)
+        for begins, ends in batch.pieces:
+            total += ends - begins
+        batch.offsets = self.store.reserve(total)
+        return batch if batch.placing == 0 else None
+
+    def _leave_memory(self, memory: MemoryStore) -> None:
+        """The arena is full: move what it holds to files, and go on with batches in its place."""
+        while self._batch.placing:
+            self._crew.check()
+            self._crew.changed.wait()
         assert self._spill is not None
-        self._spill.adopt(self.store)
-        arena, size = self.store.arena, self._plan.placed
-        for i, buffers in enumerate(self._buffers):
-            buffers.placed = arena[i * size : (i + 1) * size]
+        memory.adopt(self._batch.pieces)
+        self._spill.adopt(memory)
+        self._make_batches(memory.arena)
         self.store = self._spill
 
-    def _place(self, block: Block, buffers: Buffers, placing: tuple[Store, U64, U64, U64]) -> None:
-        store, sizes, places, before = placing
+    def _place(self, block: Block, buffers: Buffers, batch: Batch, positions: U64, before: U64) -> None:
         key = self._key
-        if isinstance(store, MemoryStore):
-            out, positions = store.arena, places.copy()
-        else:
-            assert buffers.placed is not None
-            out = buffers.placed
-            positions = np.cumsum(sizes, dtype=np.uint64) - sizes
-            if int(sizes.sum()) > len(out):
-                raise MemoryError(f"a batch of {block.records} records takes {int(sizes.sum())} bytes of {len(out)}")
-        begins = positions.tolist()
         kernels.scatter_place(
             buffers.block, buffers.start, buffers.size, buffers.number, buffers.bucket, block.records, key.gap_bits,
-            key.reference_size, block.offset, before, positions, len(positions), out,
+            key.reference_size, block.offset, before, positions.copy(), len(positions), batch.out,
         )  # fmt: skip
-        if not store.in_memory:
-            view = memoryview(out)
-            offsets = places.tolist()
-            with store.writing:
-                for index, size in enumerate(sizes.tolist()):
-                    if size:
-                        self._crew.check()
-                        store.write(index, view[begins[index] : begins[index] + size], offsets[index])
-        else:
-            with self._crew.changed:
-                self._placing -= 1
-                self._crew.changed.notify_all()
+        with self._crew.changed:
+            batch.placing -= 1
+            last = batch.closed and batch.placing == 0
+            self._crew.changed.notify_all()
+        if last:
+            self._write(batch)
 
+    def _write(self, batch: Batch) -> None:
+        """Write a batch, and make it free for others."""
+        if batch.pieces:
+            with self.store.writing:
+                for index, offset, pieces in batch.buckets():
+                    self._crew.check()
+                    self.store.write(index, pieces, offset)
+        with self._crew.changed:
+            batch.clear()
+            self._free.append(batch)
+            self._crew.changed.notify_all()

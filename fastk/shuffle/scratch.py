@@ -21,6 +21,8 @@ from .plan import format_size
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PAGE = 4096
+MOST_PIECES = 1024
+"""Pieces of one call: the least limit that systems have."""
 Extent = tuple[int, int]
 """Offset and length of a piece of a file."""
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
@@ -52,13 +54,21 @@ class NoSpaceError(OSError):
         self.missing = missing
 
 
-def write_all(fd: int, data: memoryview, offset: int | None) -> int:
-    """Write all of `data`, at `offset` or (None) where the file stands; returns the calls' sum."""
-    written = 0
-    while written < len(data):
-        rest = data[written:]
-        written += os.write(fd, rest) if offset is None else os.pwrite(fd, rest, offset + written)
-    return written
+def write_pieces(fd: int, pieces: Sequence[memoryview], offset: int | None) -> None:
+    """Write all pieces one after the other, at `offset` or (None) where the file stands."""
+    rest = list(pieces)
+    while rest:
+        some = rest[:MOST_PIECES]
+        written = os.writev(fd, some) if offset is None else os.pwritev(fd, some, offset)
+        if offset is not None:
+            offset += written
+        done = 0
+        while done < len(rest) and written >= len(rest[done]):
+            written -= len(rest[done])
+            done += 1
+        del rest[:done]
+        if written:
+            rest[0] = rest[0][written:]
 
 
 def read_exactly(fd: int, into: memoryview, offset: int, path: str) -> None:
@@ -126,8 +136,8 @@ class Store:
         """Where a batch's frames begin, bucket by bucket."""
         raise NotImplementedError
 
-    def write(self, index: int, data: memoryview, offset: int) -> None:
-        """Write a piece of a bucket where it was reserved."""
+    def write(self, index: int, pieces: list[memoryview], offset: int) -> None:
+        """Write pieces of a bucket, one after the other, where they were reserved."""
         raise NotImplementedError
 
     def reading(self, bucket: Bucket) -> AbstractContextManager[tuple[int, list[Extent], str]]:
@@ -146,32 +156,28 @@ class Store:
 
 
 class MemoryStore(Store):
-    """Frames in an arena: a batch takes a stretch of it, with a segment for each bucket."""
+    """Frames that stay in the arena: a segment for each bucket and each block that was placed."""
 
     in_memory = True
 
     def __init__(self, fanout: int, arena: U8) -> None:
         super().__init__(fanout)
         self.arena = arena
-        self.used = 0
-        self.segments: list[tuple[U64, U64]] = []
+        self._begins: U64 = np.zeros((fanout, 0), np.uint64)
+        self._ends = self._begins
 
-    def room(self, size: int) -> bool:
-        """Whether that much still fits."""
-        return self.used + size <= len(self.arena)
-
-    def reserve(self, sizes: U64) -> U64:
-        """Positions in the arena at which a batch's frames begin, bucket by bucket."""
-        ends = np.cumsum(sizes, dtype=np.uint64) + np.uint64(self.used)
-        begins: U64 = ends - sizes
-        self.used = int(ends[-1])
-        self.segments.append((begins, ends))
-        return begins
+    def adopt(self, pieces: list[tuple[U64, U64]]) -> None:
+        """Take over where the blocks' frames begin and end, bucket by bucket."""
+        if pieces:
+            self._begins = np.stack([begins for begins, _ in pieces], axis=1)
+            self._ends = np.stack([ends for _, ends in pieces], axis=1)
+            pieces.clear()
 
     def segments_of(self, index: int) -> U64:
         """Stretches of the arena that hold a bucket, in the order of the input: an array of (begin, end)."""
-        found = [(begins[index], ends[index]) for begins, ends in self.segments if begins[index] < ends[index]]
-        return np.array(found, np.uint64).reshape(-1, 2)
+        begins, ends = self._begins[index], self._ends[index]
+        some = begins < ends
+        return np.column_stack([begins[some], ends[some]])
 
 
 class FileStore(Store):
@@ -195,15 +201,14 @@ class FileStore(Store):
         self.ends += sizes
         return begins
 
-    def write(self, index: int, data: memoryview, offset: int) -> None:
-        """Write a piece of a bucket at its reserved offset."""
+    def write(self, index: int, pieces: list[memoryview], offset: int) -> None:
         fd = self._fds.get(index)
         if fd is None:
             with self._opening:
                 fd = self._fds.get(index)
                 if fd is None:
                     fd = self._fds[index] = self._scratch.create(self.path(index))
-        self._scratch.write(fd, data, offset, self.path(index))
+        self._scratch.write(fd, pieces, offset, self.path(index))
 
     def finish(self) -> None:
         with self._opening:
@@ -217,13 +222,10 @@ class FileStore(Store):
         view = memoryview(memory.arena)
         for index in range(self.fanout):
             segments = memory.segments_of(index)
-            offset = int(self.ends[index])
-            for begin, end in segments.tolist():
-                self.write(index, view[begin:end], offset)
-                offset += end - begin
-            self.ends[index] = offset
-        memory.segments.clear()
-        memory.used = 0
+            pieces = [view[begin:end] for begin, end in segments.tolist()]
+            self.ends[index] = sum(map(len, pieces))
+            if pieces:
+                self.write(index, pieces, 0)
 
     @contextmanager
     def reading(self, bucket: Bucket) -> Iterator[tuple[int, list[Extent], str]]:
@@ -274,9 +276,8 @@ class RegionStore(Store):
         self._tail += length
         self._limits[index] = self._tail
 
-    def write(self, index: int, data: memoryview, offset: int) -> None:
-        """Write a piece of a bucket at its reserved offset."""
-        self._scratch.write(self.fd, data, offset, self._path)
+    def write(self, index: int, pieces: list[memoryview], offset: int) -> None:
+        self._scratch.write(self.fd, pieces, offset, self._path)
 
     def output_fits(self, output_bytes: Sequence[int]) -> bool:
         """Whether the output of each bucket ends before the region of the next one begins."""
@@ -331,19 +332,20 @@ class Scratch:
         """Open a scratch file for reading."""
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
-    def write(self, fd: int, data: memoryview, offset: int, path: str) -> None:
-        """Write at an offset, counting; NoSpaceError when the file system is full."""
+    def write(self, fd: int, pieces: list[memoryview], offset: int, path: str) -> None:
+        """Write pieces one after the other, counting; NoSpaceError when the file system is full."""
+        size = sum(map(len, pieces))
         try:
-            write_all(fd, data, offset)
+            write_pieces(fd, pieces, offset)
         except OSError as error:
             if error.errno in NO_SPACE:
-                missing = max(len(data), self._expected - self.written)
+                missing = max(size, self._expected - self.written)
                 advice = "free some space, or name other directories with --tmp (tmp=)"
                 raise NoSpaceError(error, path, "scratch", missing, advice) from error
             raise OSError(error.errno, error.strerror, path) from error
         with self._lock:
-            self.written += len(data)
-            self.held += len(data)
+            self.written += size
+            self.held += size
             self.peak = max(self.peak, self.held)
 
     def consumed(self, size: int) -> None:
