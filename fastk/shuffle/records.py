@@ -19,7 +19,7 @@ import numpy as np
 
 from ..config import kernels
 from .plan import SLACK, Plan, Workspace
-from .scratch import Bucket, Extent, Scratch, punch_hole, read_exactly
+from .scratch import PAGE, Bucket, Extent, Scratch, punch_hole, read_exactly
 
 STDIN = "-"
 BY_REFERENCE = 0x80000000
@@ -230,7 +230,9 @@ class Source:
             if filled == limit or found == len(buffers.start):
                 break
             self._check()
-            count = self._read(view[filled : min(filled + READ_BYTES, limit)])
+            # No more than the records' arrays are likely to hold: what is left over is carried on.
+            likely = (len(buffers.start) - found) * self._position // (self.records + found or 1)
+            count = self._read(view[filled : min(filled + max(PAGE, min(READ_BYTES, likely)), limit)])
             if count == 0:
                 break
             filled += count

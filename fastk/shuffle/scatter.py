@@ -75,10 +75,10 @@ class Batch:
     def buckets(self) -> Iterator[tuple[int, int, list[memoryview]]]:
         """What is to be written: bucket, offset and pieces."""
         assert self.offsets is not None
-        begins = np.stack([begin for begin, _ in self.pieces], axis=1).tolist()
-        ends = np.stack([end for _, end in self.pieces], axis=1).tolist()
+        begins = np.stack([begin for begin, _ in self.pieces], axis=1)
+        ends = np.stack([end for _, end in self.pieces], axis=1)
         for index, offset in enumerate(self.offsets.tolist()):
-            pairs = zip(begins[index], ends[index], strict=True)
+            pairs = zip(begins[index].tolist(), ends[index].tolist(), strict=True)
             pieces = [self.view[begin:end] for begin, end in pairs if begin < end]
             if pieces:
                 yield index, offset, pieces
