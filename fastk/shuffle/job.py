@@ -91,7 +91,7 @@ class Job:
         source: Source | None = None
         scratch_file: Output | None = None
         try:
-            self._workspace = Workspace(self._plan.workspace, self._plan.arena)
+            self._workspace = Workspace(self._plan.workspace)
             self._crew = Crew(self._plan.threads, self._poll)
             self._source = source = Source(self._inputs, NEWLINE, self._scratch, self._crew.check)
             in_place = self._in_place()

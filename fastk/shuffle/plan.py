@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 MIB = 1 << 20
-HUGE_PAGE = 2 * MIB
 GIB = 1 << 30
 
 SMALLEST_MEMORY = {"c": 64 * MIB, "numba": 300 * MIB}
@@ -109,15 +108,13 @@ class Workspace:
     Pages that a phase has touched are used again by the next one, so they are paid for once.
     """
 
-    def __init__(self, size: int, arena: int = 0) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
+        # Private, because shared memory would come in small pages.
         self._map = mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        # Huge pages for the buffers, which are used over and over. The arena behind which they lie is written once, and
-        # there small pages are as fast, and much faster where a hypervisor backs memory when it is first used.
-        begin = -(-arena // HUGE_PAGE) * HUGE_PAGE
-        if hasattr(mmap, "MADV_HUGEPAGE") and begin < size:
+        if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages
-                self._map.madvise(mmap.MADV_HUGEPAGE, begin, size - begin)
+                self._map.madvise(mmap.MADV_HUGEPAGE)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self._used = 0
 
