@@ -236,7 +236,7 @@ def finish(process: subprocess.Popen[bytes], data: bytes | None = None) -> tuple
 
 def settings_of_this_machine() -> list[dict[str, str]]:
     found = [{"FASTK_BACKEND": "c", "FASTK_ISA": isa} for isa in fastk.config()["isa_available"]]
-    return [*found, {"FASTK_BACKEND": "numba"}]
+    return [*found, {"FASTK_BACKEND": "numba", "FASTK_ISA": "auto"}]
 
 
 @whole_process

@@ -22,7 +22,7 @@ from .scatter import Key
 from .scratch import NO_SPACE, Bucket, Extent, MemoryStore, NoSpaceError, Scratch, read_exactly, write_pieces
 from .workers import Crew, Turn
 
-STDOUT = "-"
+STDOUT, STDOUT_FD = "-", 1
 LOAD_BYTES = 512 * 1024
 """Bytes of a bucket that are read at a time: what a second-level cache keeps."""
 
@@ -73,8 +73,9 @@ class Output:
     def open(self, directory: str | None = None) -> None:
         """Start writing, in a directory of the same file system (None: where the output will be)."""
         if self.name == STDOUT:
-            sys.stdout.flush()
-            self._fd = os.dup(sys.stdout.fileno())
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            self._fd = os.dup(STDOUT_FD)
         elif self.ordered:
             self._fd = os.open(self._target, os.O_WRONLY | os.O_CLOEXEC)
         else:

@@ -11,7 +11,6 @@ import errno
 import itertools
 import os
 import stat
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from ..config import kernels
 from .plan import SLACK, Plan, Workspace
 from .scratch import PAGE, Bucket, Extent, Scratch, punch_hole, read_exactly
 
-STDIN = "-"
+STDIN, STDIN_FD = "-", 0
 BY_REFERENCE = 0x80000000
 REFERENCE_BYTES = 16
 NEVER = 0x7FFFFFFF
@@ -84,7 +83,7 @@ class Inputs:
         self.regular = True
         self._sizes: list[int | None] = []
         for path in self.paths:
-            status = os.fstat(sys.stdin.fileno()) if path == STDIN else self._probe(path)
+            status = os.fstat(STDIN_FD) if path == STDIN else self._probe(path)
             self.identities.append(_Identity.of(status))
             regular = stat.S_ISREG(status.st_mode)
             self.regular &= regular and path != STDIN
@@ -92,7 +91,7 @@ class Inputs:
 
     @staticmethod
     def _begin(path: str) -> int:
-        return os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR) if path == STDIN else 0
+        return os.lseek(STDIN_FD, 0, os.SEEK_CUR) if path == STDIN else 0
 
     @staticmethod
     def _probe(path: str) -> os.stat_result:
@@ -115,7 +114,7 @@ class Inputs:
         """Open an input for reading; regular files must still be the ones that were checked."""
         path = self.paths[index]
         if path == STDIN:
-            return os.dup(sys.stdin.fileno())
+            return os.dup(STDIN_FD)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self.check(index, fd)
