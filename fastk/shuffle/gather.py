@@ -189,6 +189,8 @@ class Gather:
                     self._write(bucket, base, entries, chunk)
             else:
                 self._write(bucket, base, entries, chunk)
+            if isinstance(bucket.store, MemoryStore):
+                bucket.store.release(bucket.index)
 
     def _order(self, step: int, bucket: Bucket, space: U8, entries: U64) -> U8:
         """Load a bucket and sort its entries; returns the memory that they point into."""

@@ -153,7 +153,7 @@ class Job:
         files = FileStore(plan.fanout, self._scratch, "b")
         store: Store = files
         if plan.arena:
-            store = MemoryStore(plan.fanout, self._workspace.cut(plan.arena))
+            store = MemoryStore(plan.fanout, self._workspace.cut(plan.arena), self._workspace.give_back)
         elif in_place:
             region = int(HEADROOM_OF_REGIONS * self._framed / plan.fanout) + PAGE
             store = RegionStore(plan.fanout, self._scratch, *self._output.file, region)

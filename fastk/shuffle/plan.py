@@ -132,6 +132,12 @@ class Workspace:
         self._used = end
         return self.bytes[begin:end].view(dtype)
 
+    def give_back(self, begin: int, size: int) -> None:
+        """Return the whole pages of a stretch to the system; its bytes are no longer needed."""
+        first, last = -(-begin // mmap.PAGESIZE), (begin + size) // mmap.PAGESIZE
+        if first < last and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
+
     def reset(self, kept: int = 0) -> None:
         """Take back all but the first `kept` bytes; the caller no longer uses what was cut there."""
         self._used = kept
@@ -264,7 +270,7 @@ def make_plan(workspace: int, threads: int, total: int | None, mean_record: floa
     wanted = max(math.ceil(ordering / BUCKET_TARGET), math.ceil(records / BUCKET_RECORDS))
     fanout = min(MAX_BUCKETS, max(wanted, threads if total > MIB else 1))
     in_memory = plan(min(most, total // threads), fanout, 0)
-    arena = max(int(1.02 * framed) + MIB, in_memory.batches * in_memory.placed)
+    arena = max(int(1.07 * framed) + MIB, in_memory.batches * in_memory.placed)
     in_memory = replace(in_memory, arena=arena)
     gathering = threads * (ENTRY_BYTES * records * HEADROOM / fanout + chunk + 4 * SLACK)
     if arena + max(gathering, threads * in_memory.buffers) <= workspace:

@@ -117,7 +117,6 @@ class Scatter:
         """Scatter everything; returns the store that holds it."""
         self._crew.run(self._work)
         if isinstance(self.store, MemoryStore):
-            self.store.adopt(self._batch.pieces)
             return self.store
         self._close()
         self._write(self._batch)
@@ -166,15 +165,17 @@ class Scatter:
         total = int(sizes.sum())
         full = None
         with self._crew.changed:
+            if isinstance(self.store, MemoryStore):
+                if self.store.room(sizes):
+                    self._batch.placing += 1
+                    return None, self._batch, self.store.reserve(sizes), before
+                self._leave_memory(self.store)
             if self._batch.used + total > len(self._batch.out):
-                if isinstance(self.store, MemoryStore):
-                    self._leave_memory(self.store)
-                else:
-                    full = self._close()
-                    while not self._free:
-                        self._crew.check()
-                        self._crew.changed.wait()
-                    self._batch = self._free.pop()
+                full = self._close()
+                while not self._free:
+                    self._crew.check()
+                    self._crew.changed.wait()
+                self._batch = self._free.pop()
             if self._batch.used + total > len(self._batch.out):
                 raise MemoryError(f"the frames of a block take {total} bytes of {len(self._batch.out)}")
             positions = self._batch.reserve(sizes, total)
@@ -196,7 +197,6 @@ class Scatter:
             self._crew.check()
             self._crew.changed.wait()
         assert self._spill is not None
-        memory.adopt(self._batch.pieces)
         self._spill.adopt(memory)
         self._make_batches(memory.arena)
         self.store = self._spill

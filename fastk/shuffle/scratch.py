@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,29 +155,65 @@ class Store:
             first += output_bytes
 
 
-class MemoryStore(Store):
-    """Frames that stay in the arena: a segment for each bucket and each block that was placed."""
+class Regions(Store):
+    """Frames of each bucket in a region of its own; one that overflows goes on in extents behind the last region."""
+
+    def __init__(self, fanout: int, first: int, region: int) -> None:
+        super().__init__(fanout)
+        self.region = region
+        self._begins: U64 = np.uint64(first) + np.arange(fanout, dtype=np.uint64) * np.uint64(region)
+        self.ends = self._begins.copy()
+        self._limits: U64 = self._begins + np.uint64(region)
+        self._tail = first + fanout * region
+        self._extents: dict[int, list[Extent]] = {}
+
+    def _overflowing(self, sizes: U64) -> list[int]:
+        return [int(index) for index in np.flatnonzero(self.ends + sizes > self._limits)]
+
+    def _extent(self, size: int) -> int:
+        """Bytes of a new extent for so many bytes."""
+        return max(size, self.region // 8)
+
+    def reserve(self, sizes: U64) -> U64:
+        for index in self._overflowing(sizes):
+            begin, end = int(self._begins[index]), int(self.ends[index])
+            self._extents.setdefault(index, []).append((begin, end - begin))
+            self._begins[index] = self.ends[index] = self._tail
+            self._tail += self._extent(int(sizes[index]))
+            self._limits[index] = self._tail
+        begins: U64 = self.ends.copy()
+        self.ends += sizes
+        return begins
+
+    def extents_of(self, index: int) -> list[Extent]:
+        """Where a bucket's frames are, in the order of the input."""
+        begin, end = int(self._begins[index]), int(self.ends[index])
+        return [*self._extents.get(index, []), (begin, end - begin)]
+
+
+class MemoryStore(Regions):
+    """Frames that stay in an arena. What a bucket took is given back once it is written, for the output to use."""
 
     in_memory = True
 
-    def __init__(self, fanout: int, arena: U8) -> None:
-        super().__init__(fanout)
+    def __init__(self, fanout: int, arena: U8, give_back: Callable[[int, int], None]) -> None:
+        super().__init__(fanout, 0, len(arena) * 23 // 24 // fanout)
         self.arena = arena
-        self._begins: U64 = np.zeros((fanout, 0), np.uint64)
-        self._ends = self._begins
+        self._give_back = give_back
 
-    def adopt(self, pieces: list[tuple[U64, U64]]) -> None:
-        """Take over where the blocks' frames begin and end, bucket by bucket."""
-        if pieces:
-            self._begins = np.stack([begins for begins, _ in pieces], axis=1)
-            self._ends = np.stack([ends for _, ends in pieces], axis=1)
-            pieces.clear()
+    def room(self, sizes: U64) -> bool:
+        """Whether that much still fits."""
+        extents = sum(self._extent(int(sizes[index])) for index in self._overflowing(sizes))
+        return self._tail + extents <= len(self.arena)
 
     def segments_of(self, index: int) -> U64:
         """Stretches of the arena that hold a bucket, in the order of the input: an array of (begin, end)."""
-        begins, ends = self._begins[index], self._ends[index]
-        some = begins < ends
-        return np.column_stack([begins[some], ends[some]])
+        return np.array([(begin, begin + size) for begin, size in self.extents_of(index)], np.uint64)
+
+    def release(self, index: int) -> None:
+        """The bucket's frames are no longer needed."""
+        for begin, size in self.extents_of(index):
+            self._give_back(begin, size)
 
 
 class FileStore(Store):
@@ -221,8 +257,7 @@ class FileStore(Store):
         self.previous, self.totals = memory.previous, memory.totals
         view = memoryview(memory.arena)
         for index in range(self.fanout):
-            segments = memory.segments_of(index)
-            pieces = [view[begin:end] for begin, end in segments.tolist()]
+            pieces = [view[begin : begin + size] for begin, size in memory.extents_of(index) if size]
             self.ends[index] = sum(map(len, pieces))
             if pieces:
                 self.write(index, pieces, 0)
@@ -239,42 +274,22 @@ class FileStore(Store):
         self._scratch.delete(path)
 
 
-class RegionStore(Store):
+class RegionStore(Regions):
     """Frames in the very file that becomes the output: a region a bucket, each behind the place of its own output.
 
     A bucket's output is written when its frames, and those of all buckets before it, are in memory, so it only covers
     what has been used; the pages of the file are used twice and no more disk is needed than the data and the frames'
-    words take. A region that overflows goes on in extents at the end of the file.
+    words take.
     """
 
     def __init__(self, fanout: int, scratch: Scratch, fd: int, path: str, region: int) -> None:
-        super().__init__(fanout)
+        region = -(-region // PAGE) * PAGE
+        super().__init__(fanout, region, region)
         # One batch at a time: a file has one lock, and threads that take it in turns write slower than one alone.
         self.writing = threading.Lock()
         self.fd = fd
-        self.region = -(-region // PAGE) * PAGE
         self._scratch = scratch
         self._path = path
-        self._begins: U64 = (np.arange(fanout, dtype=np.uint64) + np.uint64(1)) * np.uint64(self.region)
-        self.ends = self._begins.copy()
-        self._limits = self._begins + np.uint64(self.region)
-        self._tail = int(self._limits[-1])
-        self._extents: dict[int, list[Extent]] = {}
-
-    def reserve(self, sizes: U64) -> U64:
-        for index in np.flatnonzero(self.ends + sizes > self._limits).tolist():
-            self._extend(index, int(sizes[index]))
-        begins: U64 = self.ends.copy()
-        self.ends += sizes
-        return begins
-
-    def _extend(self, index: int, size: int) -> None:
-        begin, end = int(self._begins[index]), int(self.ends[index])
-        self._extents.setdefault(index, []).append((begin, end - begin))
-        length = max(size, self.region // 8)
-        self._begins[index] = self.ends[index] = self._tail
-        self._tail += length
-        self._limits[index] = self._tail
 
     def write(self, index: int, pieces: list[memoryview], offset: int) -> None:
         self._scratch.write(self.fd, pieces, offset, self._path)
@@ -287,8 +302,7 @@ class RegionStore(Store):
     @contextmanager
     def reading(self, bucket: Bucket) -> Iterator[tuple[int, list[Extent], str]]:
         """The file, where in it a bucket's frames are, and its path."""
-        begin, end = int(self._begins[bucket.index]), int(self.ends[bucket.index])
-        yield self.fd, [*self._extents.pop(bucket.index, []), (begin, end - begin)], self._path
+        yield self.fd, self.extents_of(bucket.index), self._path
 
 
 class Scratch:
