@@ -504,6 +504,40 @@ def test_signals_leave_nothing(number: signal.Signals, delay: float, corpus: Pat
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", ["standard input", "named pipe"])
+def test_waiting_for_input_can_be_interrupted(kind: str, number: signal.Signals, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    source = "-" if kind == "standard input" else tmp_path / "pipe"
+    process = command(source, tmp_path / "out", "--mem", "8G", stdin=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out*")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.2)  # now it waits in its first read
+    process.send_signal(number)
+    try:
+        assert process.wait(30) == 128 + number
+    finally:
+        process.kill()
+        process.stdin.close()
+        process.stderr.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_named_pipe(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    data = b"".join(b"%d\n" % i for i in range(50_000))
+    process = command(tmp_path / "pipe", tmp_path / "out", "--mem", "8G", "--seed", 2)
+    time.sleep(0.2)  # the reader comes first
+    with open(tmp_path / "pipe", "wb") as pipe:
+        pipe.write(data[:1000])
+        pipe.flush()
+        time.sleep(0.2)
+        pipe.write(data[1000:])
+    assert finish(process)[0] == 0
+    assert (tmp_path / "out").read_bytes() == oracle.shuffled([data], 2)
+
+
 @whole_process
 @pytest.mark.parametrize("limit", [MIB, 20 * MIB, 79 * MIB])
 @pytest.mark.parametrize("other_file_system", [False, True])

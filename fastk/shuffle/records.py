@@ -10,6 +10,7 @@ import bisect
 import errno
 import itertools
 import os
+import select
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ NEVER = 0x7FFFFFFF
 """A reference size that no record of a block reaches."""
 READ_BYTES = 1 << 20
 """Bytes of a block that are read at a time: what a second-level cache keeps."""
+WAIT_MILLISECONDS = 50
 SAMPLES = 16
 SAMPLE_BYTES = 64 * 1024
 
@@ -115,7 +117,8 @@ class Inputs:
         path = self.paths[index]
         if path == STDIN:
             return os.dup(STDIN_FD)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without blocking, because a named pipe may have no writer yet; _read waits for it.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self.check(index, fd)
         except BaseException:
@@ -193,7 +196,11 @@ class Source:
                 self._starts.append(self._position)
                 self._last = self.delimiter
             try:
+                if not self.inputs.regular:
+                    self._wait(self._fd)
                 count = os.readv(self._fd, [view])
+            except BlockingIOError:
+                continue
             except OSError as error:
                 raise OSError(error.errno, error.strerror, self.inputs.paths[self._index]) from error
             if count:
@@ -208,6 +215,13 @@ class Source:
                 view[0] = self.delimiter
                 self._position += 1
                 return 1
+
+    def _wait(self, fd: int) -> None:
+        """Wait for a pipe or terminal to have something, or its end; the run can be interrupted meanwhile."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while not poll.poll(WAIT_MILLISECONDS):
+            self._check()
 
     def read(self, buffers: Buffers, limit: int) -> Block | None:
         """Fill the buffers with whole records, of at most `limit` bytes together; None at the end."""
