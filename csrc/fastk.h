@@ -39,4 +39,18 @@ void fastk_entries_sort(uint64_t *entries, size_t m);
 size_t fastk_gather(const uint8_t *base, const uint64_t *entries, size_t from, size_t to, unsigned gap_bits,
                     uint8_t *out, size_t capacity, uint64_t *written);
 
+void fastk_mitchell_loop(char **args, const intptr_t *dimensions, const intptr_t *steps, void *data);
+size_t fastk_mitchell_gemm_f32(const float *a, intptr_t a_step0, intptr_t a_step1, intptr_t a_step2, const float *b,
+                               intptr_t b_step0, intptr_t b_step1, intptr_t b_step2, float *c, intptr_t c_step0,
+                               intptr_t c_step1, intptr_t c_step2, size_t stack, size_t m, size_t n, size_t k,
+                               int64_t bias, uint8_t refined, uint8_t *work, size_t room);
+size_t fastk_mitchell_gemm_f64(const double *a, intptr_t a_step0, intptr_t a_step1, intptr_t a_step2, const double *b,
+                               intptr_t b_step0, intptr_t b_step1, intptr_t b_step2, double *c, intptr_t c_step0,
+                               intptr_t c_step1, intptr_t c_step2, size_t stack, size_t m, size_t n, size_t k,
+                               int64_t bias, uint8_t refined, uint8_t *work, size_t room);
+size_t fastk_mitchell_gemm_i32(const float *a, intptr_t a_step0, intptr_t a_step1, intptr_t a_step2, const float *b,
+                               intptr_t b_step0, intptr_t b_step1, intptr_t b_step2, int32_t *c, intptr_t c_step0,
+                               intptr_t c_step1, intptr_t c_step2, size_t stack, size_t m, size_t n, size_t k,
+                               int64_t bias, uint8_t refined, uint8_t *work, size_t room);
+
 #endif

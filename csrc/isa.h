@@ -36,7 +36,11 @@
     X(scatter_place)                                                                                                   \
     X(frames_index)                                                                                                    \
     X(entries_sort)                                                                                                    \
-    X(gather)
+    X(gather)                                                                                                          \
+    X(mitchell_loop)                                                                                                   \
+    X(mitchell_gemm_f32)                                                                                               \
+    X(mitchell_gemm_f64)                                                                                               \
+    X(mitchell_gemm_i32)
 
 enum { FASTK_BASE = 0, FASTK_V3 = 1, FASTK_V4 = 2 };
 

@@ -11,19 +11,61 @@ from ._version import __version__
 from .config import config, set_num_threads
 
 if TYPE_CHECKING:
-    from . import shuffle
+    from . import mitchell, shuffle
+    from .mitchell import (
+        MitchellError,
+        mitchell_conv2d,
+        mitchell_div,
+        mitchell_dot,
+        mitchell_error,
+        mitchell_exp2,
+        mitchell_log2,
+        mitchell_matmul,
+        mitchell_mul,
+        mitchell_pow,
+        mitchell_reciprocal,
+        mitchell_rsqrt,
+        mitchell_sqrt,
+        mitchell_square,
+        mitchell_ufunc,
+    )
     from .shuffle import ShuffleReport, shuffle_file
 
-__all__ = ["ShuffleReport", "__version__", "config", "set_num_threads", "shuffle", "shuffle_file"]
+__all__ = [
+    "MitchellError",
+    "ShuffleReport",
+    "__version__",
+    "config",
+    "mitchell",
+    "mitchell_conv2d",
+    "mitchell_div",
+    "mitchell_dot",
+    "mitchell_error",
+    "mitchell_exp2",
+    "mitchell_log2",
+    "mitchell_matmul",
+    "mitchell_mul",
+    "mitchell_pow",
+    "mitchell_reciprocal",
+    "mitchell_rsqrt",
+    "mitchell_sqrt",
+    "mitchell_square",
+    "mitchell_ufunc",
+    "set_num_threads",
+    "shuffle",
+    "shuffle_file",
+]
 
-_LAZY = {"shuffle_file": "shuffle", "ShuffleReport": "shuffle"}
+_MODULES = ("mitchell", "shuffle")
+_LAZY = {"shuffle_file": "shuffle", "ShuffleReport": "shuffle", "MitchellError": "mitchell"}
+_LAZY |= {name: "mitchell" for name in __all__ if name.startswith("mitchell_")}
 
 
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name == "shuffle":
-        return import_module(".shuffle", __name__)
+    if name in _MODULES:
+        return import_module("." + name, __name__)
     if name in _LAZY:
         return getattr(import_module("." + _LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from cffi import FFI
 
-SOURCES = ["dispatch.c", "records.c"]
-HEADERS = ["fastk.h", "isa.h", "philox.h"]
+SOURCES = ["dispatch.c", "mitchell.c", "mitchell_gemm.c", "records.c"]
+HEADERS = ["fastk.h", "isa.h", "mitchell.h", "mitchell_scale.h", "mitchell_tile.h", "philox.h"]
 
 
 def _switch(name: str) -> bool:

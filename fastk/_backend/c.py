@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +24,7 @@ else:
     ffi, lib = _core.ffi, _core.lib
 
 POINTERS = {np.uint8: "uint8_t[]", np.uint16: "uint16_t[]", np.uint32: "uint32_t[]", np.uint64: "uint64_t[]"}
+POINTERS |= {np.int32: "int32_t *", np.int64: "int64_t[]", np.float32: "float *", np.float64: "double *"}
 
 
 def available_isa() -> tuple[str, ...]:
@@ -42,10 +43,17 @@ def compiler() -> str:
     return str(ffi.string(lib.fastk_compiler()).decode())
 
 
-def _pointer(parameter: Parameter, array: np.ndarray[Any, Any]) -> Any:
-    return ffi.from_buffer(POINTERS[parameter.dtype], array)  # type: ignore[index]
+def _pointer(parameter: Parameter, array: np.ndarray[Any, Any]) -> Iterable[Any]:
+    if not parameter.strided:
+        return (ffi.from_buffer(POINTERS[parameter.dtype], array),)  # type: ignore[index]
+    return ffi.cast(POINTERS[parameter.dtype], array.__array_interface__["data"][0]), *array.strides  # type: ignore[index]
 
 
 def bind(name: str) -> Callable[..., Any]:
     """One kernel of the active level, its arguments checked. It runs without the GIL."""
     return KERNELS[name].checked(getattr(lib, f"fastk_{name}"), _pointer)
+
+
+def mitchell_loop(op: int, dtype: int, refined: bool) -> int:
+    """Address of the ufunc loop, which is one for all: its data says what it serves."""
+    return int(ffi.cast("uintptr_t", ffi.addressof(lib, "fastk_mitchell_loop")))

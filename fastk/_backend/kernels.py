@@ -2,14 +2,15 @@
 
 Both backends bind from it and the tests parametrise over it. A signature reads as C does; ``u64[n]`` is a contiguous
 array of at least ``n`` elements, where ``n`` is an integer argument of the same call (or ``2*n``, or a number; 0 where
-other arguments tell what is touched). What is not ``const`` is written.
+other arguments tell what is touched), and ``f32[s,m,n]`` an array of just that shape, whose strides are its own. What is
+not ``const`` is written.
 What a kernel computes is said above its body in ``csrc/``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from .._check import integer
 
 DTYPES: dict[str, type[np.generic]] = {"u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64}
+DTYPES |= {"i32": np.int32, "i64": np.int64, "f32": np.float32, "f64": np.float64}
 
 SIGNATURES = [
     "void philox_fill(u64 key0, u64 key1, u64 start, u64[n] out, size n)",
@@ -40,12 +42,19 @@ SIGNATURES = [
     "void entries_sort(u64[2*m] entries, size m)",
     "size gather(const u8[0] base, const u64[2*to] entries, size from, size to, bits gap_bits, u8[capacity] out,"
     " size capacity, u64[1] written)",
+    *(
+        f"size mitchell_gemm_{kind}(const {operand}[stack,m,k] a, const {operand}[stack,k,n] b, {result}[stack,m,n] c,"
+        " size stack, size m, size n, size k, i64 bias, flag refined, u8[room] work, size room)"
+        for kind, operand, result in (("f32", "f32", "f32"), ("f64", "f64", "f64"), ("i32", "f32", "i32"))
+    ),
 ]
 
 RANGES = {
     "u8": (0, 2**8 - 1),
     "u32": (0, 2**32 - 1),
     "u64": (0, 2**64 - 1),
+    "i64": (-(2**63), 2**63 - 1),
+    "flag": (0, 1),
     "size": (0, 2**63 - 1),
     "bits": (1, 31),
     "fanout": (1, 2**16),
@@ -58,18 +67,39 @@ TALLY_FIELDS = ("records", "scratch_bytes", "output_bytes", "first_number", "las
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of a kernel: a scalar, or an array of at least ``times * argument[extent]`` elements."""
+    """One argument of a kernel: a scalar, or an array.
+
+    An array of one dimension is contiguous, with at least ``times * argument[extents[0]]`` elements; one of more has the
+    shape that the arguments at ``extents`` give, and any strides.
+    """
 
     name: str
     kind: str
     dtype: type[np.generic] | None = None
     constant: bool = False
     times: int = 1
-    extent: int | None = None
+    extents: tuple[int, ...] = ()
 
-    def needed(self, arguments: tuple[Any, ...]) -> int:
-        """Elements that the array must have in this call."""
-        return self.times if self.extent is None else self.times * int(arguments[self.extent])
+    @property
+    def strided(self) -> bool:
+        """Whether strides are passed along."""
+        return len(self.extents) > 1
+
+    def refusal(self, array: Any, arguments: tuple[Any, ...]) -> Exception | None:
+        """What is wrong with this array in this call."""
+        if not isinstance(array, np.ndarray):
+            return TypeError(f"{self.name} must be an array, not {type(array).__name__}")
+        flags = array.flags
+        if array.dtype != self.dtype or not (flags.aligned and (self.strided or flags.c_contiguous)):
+            kind = "an aligned" if self.strided else "a contiguous"
+            return TypeError(f"{self.name} must be {kind} array of {self.dtype}")
+        if not (flags.writeable or self.constant):
+            return ValueError(f"{self.name} is written, but the array is read-only")
+        if self.strided:
+            shape = tuple(int(arguments[i]) for i in self.extents)
+            return None if array.shape == shape else ValueError(f"{self.name} has shape {array.shape}, not {shape}")
+        needed = self.times * int(arguments[self.extents[0]]) if self.extents else self.times
+        return None if array.size >= needed else ValueError(f"{self.name} has {array.size} elements, needs {needed}")
 
 
 @dataclass(frozen=True)
@@ -84,54 +114,43 @@ class Kernel:
     def parse(cls, signature: str) -> Kernel:
         """Read a row of ``SIGNATURES``."""
         returns, name, inner = re.fullmatch(r"(\w+) (\w+)\((.*)\)", signature).groups()  # type: ignore[union-attr]
-        rows = [argument.split() for argument in inner.split(",")]
+        rows = [argument.split() for argument in re.split(r",(?![^[]*\])", inner)]
         names = [row[-1] for row in rows]
         parameters = []
         for *constant, kind, parameter in rows:
-            array = re.fullmatch(r"(\w+)\[(?:(\d+)\*)?(\w+)\]", kind)
+            array = re.fullmatch(r"(\w+)\[(?:(\d+)\*)?([\w,]+)\]", kind)
             if array is None:
                 parameters.append(Parameter(parameter, kind))
                 continue
-            dtype, times, extent = array.groups()
-            fixed = extent.isdigit()
-            parameters.append(
-                Parameter(
-                    parameter,
-                    "array",
-                    DTYPES[dtype],
-                    bool(constant),
-                    int(extent if fixed else times or 1),
-                    None if fixed else names.index(extent),
-                )
-            )
+            dtype, times, shape = array.groups()
+            fixed = shape.isdigit()
+            extents = () if fixed else tuple(names.index(extent) for extent in shape.split(","))
+            count = int(shape if fixed else times or 1)
+            parameters.append(Parameter(parameter, "array", DTYPES[dtype], bool(constant), count, extents))
         return cls(name, returns, tuple(parameters))
 
-    def checked(self, function: Callable[..., Any], convert: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def checked(self, function: Callable[..., Any], convert: Callable[[Any, Any], Iterable[Any]]) -> Callable[..., Any]:
         """Wrap a backend's function: everything is checked and arrays converted; no other code reaches the kernel."""
-        arrays = [(i, p) for i, p in enumerate(self.parameters) if p.kind == "array"]
-        scalars = [(i, f"{self.name}: {p.name}", *RANGES[p.kind]) for i, p in enumerate(self.parameters) if not p.dtype]
+        rows = [
+            (i, p, None if p.dtype else (f"{self.name}: {p.name}", *RANGES[p.kind])) for i, p in enumerate(self.parameters)
+        ]
         count = len(self.parameters)
 
         def call(*arguments: Any) -> Any:
             if len(arguments) != count:
                 raise TypeError(f"{self.name} takes {count} arguments, got {len(arguments)}")
-            converted = list(arguments)
-            for i, name, least, most in scalars:
-                converted[i] = integer(arguments[i], name, least, most)
-            for i, parameter in arrays:
-                array = arguments[i]
-                if not isinstance(array, np.ndarray):
-                    raise TypeError(f"{self.name}: {parameter.name} must be an array, not {type(array).__name__}")
-                flags = array.flags
-                if array.dtype != parameter.dtype or not (flags.c_contiguous and flags.aligned):
-                    raise TypeError(f"{self.name}: {parameter.name} must be a contiguous array of {parameter.dtype}")
-                if not (flags.writeable or parameter.constant):
-                    raise ValueError(f"{self.name}: {parameter.name} is written, but the array is read-only")
-                if array.size < parameter.needed(arguments):
-                    raise ValueError(
-                        f"{self.name}: {parameter.name} has {array.size} elements, needs {parameter.needed(arguments)}"
-                    )
-                converted[i] = convert(parameter, array)
+            for i, _, scalar in rows:
+                if scalar:
+                    integer(arguments[i], *scalar)
+            converted: list[Any] = []
+            for i, parameter, scalar in rows:
+                value = arguments[i]
+                if scalar:
+                    converted.append(int(value))
+                    continue
+                if error := parameter.refusal(value, arguments):
+                    raise type(error)(f"{self.name}: {error}")
+                converted.extend(convert(parameter, value))
             return function(*converted)
 
         call.__name__ = self.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numba
@@ -14,12 +14,14 @@ from . import records
 MODULES = (records,)
 
 # Positions and sizes are signed here: numba turns uint64 combined with int64 into float64.
-SCALARS = dict.fromkeys(("size", "fanout", "bits", "u32"), numba.int64) | {"u64": numba.uint64, "u8": numba.uint8}
+SCALARS = dict.fromkeys(("size", "fanout", "bits", "u32", "i64", "flag"), numba.int64) | {"u64": numba.uint64, "u8": numba.uint8}
 ARRAYS = {np.uint8: numba.uint8, np.uint16: numba.uint16, np.uint32: numba.uint32, np.uint64: numba.uint64}
+ARRAYS |= {np.int32: numba.int32, np.int64: numba.int64, np.float32: numba.float32, np.float64: numba.float64}
 
 
 def _array(parameter: Parameter) -> Any:
-    return numba.types.Array(ARRAYS[parameter.dtype], 1, "C", readonly=parameter.constant)
+    layout, dimensions = ("A", len(parameter.extents)) if parameter.strided else ("C", 1)
+    return numba.types.Array(ARRAYS[parameter.dtype], dimensions, layout, readonly=parameter.constant)
 
 
 def _signature(kernel: Kernel) -> Any:
@@ -27,8 +29,8 @@ def _signature(kernel: Kernel) -> Any:
     return (numba.void if kernel.returns == "void" else numba.int64)(*types)
 
 
-def _flat(parameter: Parameter, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return array.reshape(-1)
+def _flat(parameter: Parameter, array: np.ndarray[Any, Any]) -> Iterable[Any]:
+    return (array if parameter.strided else array.reshape(-1),)
 
 
 def bind(name: str) -> Callable[..., Any]:

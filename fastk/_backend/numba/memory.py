@@ -75,3 +75,37 @@ def copy(typing_context: Any, out: Any, to: Any, buf: Any, start: Any, n: Any) -
         return context.get_dummy_value()
 
     return types.void(out, types.int64, buf, types.int64, types.int64), generate
+
+
+@intrinsic
+def address(typing_context: Any, start: Any) -> Any:
+    """A pointer as int64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(arguments[0], ir.IntType(64))
+
+    return types.int64(start), generate
+
+
+@intrinsic
+def pointer(typing_context: Any, start: Any, offset: Any, like: Any) -> Any:
+    """A pointer some bytes behind a pointer to bytes, to numbers of the type of `like`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        moved = builder.gep(arguments[0], [arguments[1]])
+        return builder.bitcast(moved, context.get_value_type(signature.return_type))
+
+    return types.CPointer(like)(start, types.int64, like), generate
+
+
+@intrinsic
+def stack(typing_context: Any, n: Any, like: Any) -> Any:
+    """Room on the stack for a constant n of numbers of the type of `like`, the same whenever this line runs."""
+    if not isinstance(n, types.IntegerLiteral):
+        return None
+    count = n.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return cgutils.alloca_once(builder, context.get_value_type(like), size=count)
+
+    return types.CPointer(like)(n, like), generate

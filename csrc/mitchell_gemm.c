@@ -1,0 +1,207 @@
+/* The Mitchell matrix product, and convolution as a product with an image's patches. */
+#include "mitchell.h"
+
+enum {
+    DEPTH = 512,        /* elements of k in a block: a panel of columns stays in the first-level cache */
+    ROWS_MOST = 192,    /* of A in a block, in the second-level cache; a multiple of every tile's rows */
+    COLUMNS_MOST = 2048 /* of B in a block; a multiple of every tile's columns */
+};
+
+/* Exponents of the numbers in a panel that are not zero, whether there are zeros, and whether it has to be read with
+ * care: it holds subnormals, infinities or nans. */
+struct panel {
+    int low, high, zeros, special;
+};
+
+/* PLAIN: nothing can go wrong. TINY: zeros, packed so that they need no further care. MASKED: zeros are masked out.
+ * CAREFUL: every product is looked at. */
+enum path { PLAIN, TINY, MASKED, CAREFUL };
+
+/* Steps are in bytes. */
+struct image {
+    intptr_t channel_step, row_step, column_step;
+    intptr_t in_h, in_w, kernel_h, kernel_w, out_w;
+    intptr_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+};
+
+struct gemm {
+    const char *a, *b;
+    char *c;
+    intptr_t a_row, a_col, b_row, b_col, c_row, c_col;
+    size_t m, n, k;
+    int64_t bias;
+    int refined;
+    const struct image *image; /* b is an image, and B its patches */
+};
+
+#if defined(__clang__)
+#define FASTK_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define FASTK_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define FASTK_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define FASTK_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (__typeof__(a)){__VA_ARGS__})
+#endif
+
+#define SCALE 32
+#define WHOLE 0
+#define LANE_BYTES 16
+#define ROWS 6
+#define TARGET
+#define TILE(name) name##_f32_base
+#include "mitchell_tile.h"
+
+#define SCALE 64
+#define WHOLE 0
+#define LANE_BYTES 16
+#define ROWS 6
+#define TARGET
+#define TILE(name) name##_f64_base
+#include "mitchell_tile.h"
+
+#define SCALE 32
+#define WHOLE 1
+#define LANE_BYTES 16
+#define ROWS 6
+#define TARGET
+#define TILE(name) name##_i32_base
+#include "mitchell_tile.h"
+
+#ifdef FASTK_X86
+#define SCALE 32
+#define WHOLE 0
+#define LANE_BYTES 32
+#define ROWS 6
+#define TARGET FASTK_TARGET_V3
+#define TILE(name) name##_f32_v3
+#include "mitchell_tile.h"
+
+#define SCALE 64
+#define WHOLE 0
+#define LANE_BYTES 32
+#define ROWS 6
+#define TARGET FASTK_TARGET_V3
+#define TILE(name) name##_f64_v3
+#include "mitchell_tile.h"
+
+#define SCALE 32
+#define WHOLE 1
+#define LANE_BYTES 32
+#define ROWS 6
+#define TARGET FASTK_TARGET_V3
+#define TILE(name) name##_i32_v3
+#include "mitchell_tile.h"
+
+#define SCALE 32
+#define WHOLE 0
+#define LANE_BYTES 64
+#define ROWS 8
+#define TARGET FASTK_TARGET_V4
+#define TILE(name) name##_f32_v4
+#include "mitchell_tile.h"
+
+#define SCALE 64
+#define WHOLE 0
+#define LANE_BYTES 64
+#define ROWS 8
+#define TARGET FASTK_TARGET_V4
+#define TILE(name) name##_f64_v4
+#include "mitchell_tile.h"
+
+#define SCALE 32
+#define WHOLE 1
+#define LANE_BYTES 64
+#define ROWS 8
+#define TARGET FASTK_TARGET_V4
+#define TILE(name) name##_i32_v4
+#include "mitchell_tile.h"
+
+#define BLOCKS_AT(kind, level)                                                                                         \
+    if (level == FASTK_V4)                                                                                             \
+        blocks_##kind##_v4(g, work);                                                                                   \
+    else if (level == FASTK_V3)                                                                                        \
+        blocks_##kind##_v3(g, work);                                                                                   \
+    else                                                                                                               \
+        blocks_##kind##_base(g, work)
+#else
+#define BLOCKS_AT(kind, level)                                                                                         \
+    (void)level;                                                                                                       \
+    blocks_##kind##_base(g, work)
+#endif
+
+#define BLOCKS(kind)                                                                                                   \
+    FASTK_INLINE void blocks_##kind(int level, const struct gemm *g, char *work) { BLOCKS_AT(kind, level); }
+BLOCKS(f32)
+BLOCKS(f64)
+BLOCKS(i32)
+
+/* Bytes of work that a product needs at any level. */
+static size_t room_needed(size_t n, size_t k) {
+    const size_t depth = k < DEPTH ? k : DEPTH, columns = n < COLUMNS_MOST ? n + 64 : COLUMNS_MOST;
+    return (columns + ROWS_MOST) * depth * sizeof(uint64_t) + columns * sizeof(struct panel);
+}
+
+/* C = A B for each of `stack` matrices; 0, or the bytes of work that it needs if `room` is too small. The vectors of a
+ * tile lie along n, so a product with few columns is taken as its transpose: products commute. */
+#define GEMM(kind, IN, OUT)                                                                                            \
+    FASTK_INLINE size_t mitchell_gemm_##kind##_body(                                                                   \
+        int level, const IN *a, intptr_t a_step0, intptr_t a_step1, intptr_t a_step2, const IN *b, intptr_t b_step0,   \
+        intptr_t b_step1, intptr_t b_step2, OUT *c, intptr_t c_step0, intptr_t c_step1, intptr_t c_step2,              \
+        size_t stack, size_t m, size_t n, size_t k, int64_t bias, uint8_t refined, uint8_t *work, size_t room) {       \
+        const int turned = n < m && n < 16;                                                                            \
+        const size_t needed = room_needed(turned ? m : n, k);                                                          \
+        if (room < needed)                                                                                             \
+            return needed;                                                                                             \
+        struct gemm g = {(const char *)a,                                                                              \
+                         (const char *)b,                                                                              \
+                         (char *)c,                                                                                    \
+                         a_step1,                                                                                      \
+                         a_step2,                                                                                      \
+                         b_step1,                                                                                      \
+                         b_step2,                                                                                      \
+                         c_step1,                                                                                      \
+                         c_step2,                                                                                      \
+                         m,                                                                                            \
+                         n,                                                                                            \
+                         k,                                                                                            \
+                         bias,                                                                                         \
+                         refined,                                                                                      \
+                         NULL};                                                                                        \
+        if (turned)                                                                                                    \
+            g = (struct gemm){(const char *)b,                                                                         \
+                              (const char *)a,                                                                         \
+                              (char *)c,                                                                               \
+                              b_step2,                                                                                 \
+                              b_step1,                                                                                 \
+                              a_step2,                                                                                 \
+                              a_step1,                                                                                 \
+                              c_step2,                                                                                 \
+                              c_step1,                                                                                 \
+                              n,                                                                                       \
+                              m,                                                                                       \
+                              k,                                                                                       \
+                              bias,                                                                                    \
+                              refined,                                                                                 \
+                              NULL};                                                                                   \
+        for (size_t i = 0; i < stack; i++) {                                                                           \
+            blocks_##kind(level, &g, (char *)work);                                                                    \
+            g.a += turned ? b_step0 : a_step0;                                                                         \
+            g.b += turned ? a_step0 : b_step0;                                                                         \
+            g.c += c_step0;                                                                                            \
+        }                                                                                                              \
+        return 0;                                                                                                      \
+    }                                                                                                                  \
+    FASTK_STAMP(size_t, mitchell_gemm_##kind,                                                                          \
+                (const IN *a, intptr_t a_step0, intptr_t a_step1, intptr_t a_step2, const IN *b, intptr_t b_step0,     \
+                 intptr_t b_step1, intptr_t b_step2, OUT *c, intptr_t c_step0, intptr_t c_step1, intptr_t c_step2,     \
+                 size_t stack, size_t m, size_t n, size_t k, int64_t bias, uint8_t refined, uint8_t *work,             \
+                 size_t room),                                                                                         \
+                (a, a_step0, a_step1, a_step2, b, b_step0, b_step1, b_step2, c, c_step0, c_step1, c_step2, stack, m,   \
+                 n, k, bias, refined, work, room))
+
+GEMM(f32, float, float)
+GEMM(f64, double, double)
+GEMM(i32, float, int32_t)

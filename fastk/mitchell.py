@@ -1,0 +1,260 @@
+"""Mitchell's binary-log arithmetic: multiplication by adding the bits of the operands.
+
+With a = 2^k (1 + x), 0 <= x < 1, log2(a) is taken to be k + x, which is what the bits of a float say already. So adding
+bits multiplies, subtracting divides, halving takes roots. A product is too small by at most 1/9, a quotient too large
+by at most 1/8; `mitchell_error` has these figures for every function and correction.
+
+J. N. Mitchell, "Computer Multiplication and Division Using Binary Logarithms", IRE Transactions on Electronic
+Computers, 1962.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+
+from ._backend import c
+from ._mitchell_error import OPS, Correction, MitchellError, mitchell_error, plot_error, resolve
+from ._ufunc import Loop, make_ufunc
+from .config import config
+
+if TYPE_CHECKING:
+    mitchell_mul: np.ufunc
+    mitchell_square: np.ufunc
+    mitchell_div: np.ufunc
+    mitchell_reciprocal: np.ufunc
+    mitchell_sqrt: np.ufunc
+    mitchell_rsqrt: np.ufunc
+    mitchell_log2: np.ufunc
+    mitchell_exp2: np.ufunc
+    mitchell_pow: np.ufunc
+
+__all__ = [
+    "MitchellError",
+    "mitchell_div",
+    "mitchell_error",
+    "mitchell_exp2",
+    "mitchell_log2",
+    "mitchell_mul",
+    "mitchell_pow",
+    "mitchell_reciprocal",
+    "mitchell_rsqrt",
+    "mitchell_sqrt",
+    "mitchell_square",
+    "mitchell_ufunc",
+    "plot_error",
+]
+
+TWO_OPERANDS = ("mul", "div", "pow")
+PRODUCTS = ("mul", "square")
+"""Ops with loops of their own for integers."""
+
+DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+DTYPES += ("float16", "float32", "float64", "bfloat16")
+"""In the order of the codes that the loops know them by."""
+
+MANTISSA_BITS = {"float16": 10, "float32": 23, "float64": 52, "bfloat16": 7}
+SCALE_BITS = {"float64": 52}
+"""Mantissa bits of the scale at which a dtype is computed; 23 for all others."""
+
+DOCS = {
+    "mul": """Multiply, by adding the operands' logarithms.
+
+The product is at most 1/9 below the exact one and never above it: [-1/9, 0], mean -3.85 %, worst where both mantissas
+are 1.5. It is exact where an operand is a power of two.
+
+Integers: of 2^k + p and 2^l + q, with s = (p << l) + (q << k), the product is s + max(s, 2^(k + l)), by sign and
+magnitude. It wraps only where it does not fit.
+""",
+    "square": """Multiply a number by itself: `mitchell_mul(a, a)`.
+
+At most 1/9 below the exact square and never above it: [-1/9, 0], mean -3.83 %. Integers as for `mitchell_mul`.
+""",
+    "div": """Divide, by subtracting the operands' logarithms.
+
+The quotient is at most 1/8 above the exact one and never below it: [0, 1/8], mean +4.10 %, worst at 1 / 1.5. It undoes
+`mitchell_mul`: dividing a product of floats by one factor gives the other.
+""",
+    "reciprocal": """1 / a, by negating the logarithm: `mitchell_div(1, a)`.
+
+At most 1/8 above the exact value and never below it: [0, 1/8], mean +8.33 %; y (1 - y) / 2 at the mantissa 1 + y.
+""",
+    "sqrt": """Square root, by halving the logarithm.
+
+At most 3 / (2 sqrt 2) - 1 = 6.07 % above the exact root, worst at odd powers of two, exact at even ones; mean +2.02 %.
+Halving drops a bit, so it may be one unit in the last place below that. nan where a < 0.
+""",
+    "rsqrt": """1 / sqrt(a), by halving and negating the logarithm.
+
+At most 4 sqrt(6) / 9 - 1 = 8.87 % above the exact value, mean +6.16 %, worst at 8/3 times a power of four. Halving
+drops a bit. nan where a < 0, inf at 0 with its sign.
+""",
+    "log2": """Binary logarithm: the exponent plus the mantissa's fraction.
+
+At most 0.0860713 below the exact logarithm and never above it, worst at the mantissa 1 / ln 2, exact at powers of two;
+mean -0.0573 (absolute), and the result is rounded once. -inf at 0, nan where a < 0.
+""",
+    "exp2": """2^a: the fraction of a becomes the mantissa.
+
+At most 2 / (e ln 2) - 1 = 6.15 % above the exact power and never below it, exact at integers; mean +4.07 %. a is
+rounded to the mantissa's last place.
+""",
+    "pow": """a^p, by multiplying the logarithm by p.
+
+With p > 0 the relative error lies within [2^(-0.0860713 p) - 1, +6.15 %], with p < 0 within
+[0, 1.061476 * 2^(0.0860713 |p|) - 1]. The product p log2(a) is formed in double precision. Signs, zeros, infinities and
+nan are those of C's `pow`.
+""",
+}
+
+COMMON = """
+Floats: signs and special values are those of the exact operation (0, inf, nan), without warnings, and nan is always
+the same nan. A subnormal operand is normalised first; a result below the smallest normal number is a zero, above the
+largest an infinity. {dtypes}
+
+The bits do not depend on the backend, the ISA level or the strides. Source: Mitchell (1962). Correction: {correction}.
+`fastk.mitchell_error({op!r})` has the error as data.
+
+Examples
+--------
+>>> import fastk
+>>> {example}
+"""
+
+EXAMPLES = {
+    "mul": "fastk.mitchell_mul([3, 12.3], [3, 4.56]).round(2)\narray([ 8.  , 53.68])",
+    "square": "int(fastk.mitchell_square(3))\n8",
+    "div": "float(fastk.mitchell_div(1.0, 1.5))\n0.75",
+    "reciprocal": "float(fastk.mitchell_reciprocal(1.5))\n0.75",
+    "sqrt": "fastk.mitchell_sqrt([2.0, 4.0])\narray([1.5, 2. ])",
+    "rsqrt": "fastk.mitchell_rsqrt([2.0, 4.0])\narray([0.75, 0.5 ])",
+    "log2": "fastk.mitchell_log2([8.0, 12.0])\narray([3. , 3.5])",
+    "exp2": "fastk.mitchell_exp2([3.0, 3.5])\narray([ 8., 12.])",
+    "pow": "float(fastk.mitchell_pow(1.5, 2.0))\n2.0",
+}
+
+
+def _docstring(op: str, correction: Correction) -> str:
+    dtypes = "bfloat16 (ml_dtypes) works where it is installed."
+    if op not in PRODUCTS:
+        dtypes += " Integers are taken as float64."
+    if correction == resolve(op, None):
+        return DOCS[op] + COMMON.format(dtypes=dtypes, correction="none", op=op, example=EXAMPLES[op])
+    text = "Mitchell's second pass" if correction.refined else f"a bias of {correction.bias}"
+    head = f"{DOCS[op].splitlines()[0]}\n\nAs `mitchell_{op}`, with a correction: {text}.\n"
+    return head + f"`mitchell_error` says what is left of the error.\n\n{dtypes}\n"
+
+
+def _bfloat16() -> np.dtype[Any] | None:
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        return None
+    return np.dtype(bfloat16)
+
+
+def _places(bias: float, dtype: str) -> int:
+    """A bias in units of the last place of `dtype`, at the scale it is computed at."""
+    scale = SCALE_BITS.get(dtype, 23)
+    own = MANTISSA_BITS.get(dtype, scale)
+    return round(bias * 2**own) << (scale - own)
+
+
+def _loop_address(backend: str, op: int, dtype: int, refined: bool) -> int:
+    if backend == "c":
+        return c.mitchell_loop(op, dtype, refined)
+    from ._backend.numba.mitchell import mitchell_loop
+
+    return mitchell_loop(op, dtype, refined)
+
+
+@lru_cache(maxsize=None)
+def _made(backend: str, op: str, correction: Correction) -> np.ufunc:
+    code, operands, loops = OPS.index(op), 1 + (op in TWO_OPERANDS), []
+
+    def add(operand: np.dtype[Any], result: np.dtype[Any]) -> None:
+        dtype, scale = DTYPES.index(operand.name), result.name
+        bias, log_bias = _places(correction.bias, scale), _places(correction.log_bias, scale)
+        address = _loop_address(backend, code, dtype, correction.refined)
+        data = code, dtype, int(correction.refined), bias, log_bias
+        loops.append(Loop(address, data, [operand] * operands, result))
+
+    for character in "bBhHiIlLqQ":
+        integer = np.dtype(character)
+        add(integer, integer if op in PRODUCTS else np.dtype(np.float64))
+    for character in "efd":
+        add(np.dtype(character), np.dtype(character))
+    if bfloat16 := _bfloat16():
+        add(bfloat16, bfloat16)
+
+    name = f"mitchell_{op}"
+    if correction != resolve(op, None):
+        name += "_refined" if correction.refined else f"_bias({correction.bias!r})"
+    return make_ufunc(name, _docstring(op, correction), loops, identity=1 if op == "mul" else None)
+
+
+def _ufunc_of(backend: str, op: str, correction: str | float | None = None) -> np.ufunc:
+    return _made(backend, op, resolve(op, correction))
+
+
+def mitchell_ufunc(op: str, correction: str | float | None = None) -> np.ufunc:
+    """Return the ufunc of an operation with a correction of Mitchell's error.
+
+    Parameters
+    ----------
+    op : {"mul", "square", "div", "reciprocal", "sqrt", "rsqrt", "log2", "exp2", "pow"}
+        With None for the correction it is `fastk.mitchell_mul`, and so on.
+    correction : {None, "minimax", "unbiased", "lmul", "refined"} or float
+        A bias d is a constant that is added to the result's bits, as a fraction of one mantissa unit: d * 2^m bits with
+        m mantissa bits (for log2: to the value). It costs nothing. A float gives d, from -0.5 to 0.5; "minimax" is the
+        d with the smallest largest error, "unbiased" that with mean error 0 for uniform mantissas, and "lmul" is 1/16,
+        the choice of "Addition is All You Need" (for the others than products, the bias that keeps them consistent
+        with it). "refined" is no bias but a second pass: the term that the first one dropped, by another Mitchell
+        operation.
+
+    Returns
+    -------
+    numpy.ufunc
+        The same object each time. Dtypes are int8 to int64 and uint8 to uint64 (for "mul" and "square"; the others take
+        integers as float64), float16, float32, float64, and bfloat16 if ml_dtypes is installed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `op` or `correction` is none of these.
+
+    See Also
+    --------
+    mitchell_error : the bounds of each.
+
+    Notes
+    -----
+    With a bias d >= 0, the error of a product lies in [8 / (3 - d)^2 - 1, d]. Integers: the product's magnitude is
+    rounded down, and d is a multiple of 2^-23.
+
+    Examples
+    --------
+    >>> import fastk
+    >>> unbiased = fastk.mitchell_ufunc("mul", "unbiased")
+    >>> float(unbiased(1.5, 1.5).round(4))
+    2.1132
+    >>> float(fastk.mitchell_ufunc("mul", "refined")(1.5, 1.5))
+    2.25
+    """
+    return _ufunc_of(str(config()["backend"]), op, correction)
+
+
+def __getattr__(name: str) -> np.ufunc:
+    op = name.removeprefix("mitchell_")
+    if name != op and op in OPS:
+        # Made when first used: on numba, making it takes its compiler.
+        globals()[name] = ufunc = mitchell_ufunc(op)
+        return ufunc
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
