@@ -52,5 +52,26 @@ size_t fastk_mitchell_gemm_i32(const float *a, intptr_t a_step0, intptr_t a_step
                                intptr_t b_step0, intptr_t b_step1, intptr_t b_step2, int32_t *c, intptr_t c_step0,
                                intptr_t c_step1, intptr_t c_step2, size_t stack, size_t m, size_t n, size_t k,
                                int64_t bias, uint8_t refined, uint8_t *work, size_t room);
+size_t fastk_mitchell_conv_f32(const float *x, intptr_t x_step0, intptr_t x_step1, intptr_t x_step2, intptr_t x_step3,
+                               const float *a, intptr_t a_step0, intptr_t a_step1, float *c, intptr_t c_step0,
+                               intptr_t c_step1, intptr_t c_step2, size_t images, size_t channels, size_t h, size_t w,
+                               size_t m, size_t k, size_t n, size_t first, size_t groups, size_t kernel_h,
+                               size_t kernel_w, size_t out_w, size_t stride_h, size_t stride_w, size_t pad_h,
+                               size_t pad_w, size_t dilation_h, size_t dilation_w, int64_t bias, uint8_t refined,
+                               uint8_t *work, size_t room);
+size_t fastk_mitchell_conv_f64(const double *x, intptr_t x_step0, intptr_t x_step1, intptr_t x_step2, intptr_t x_step3,
+                               const double *a, intptr_t a_step0, intptr_t a_step1, double *c, intptr_t c_step0,
+                               intptr_t c_step1, intptr_t c_step2, size_t images, size_t channels, size_t h, size_t w,
+                               size_t m, size_t k, size_t n, size_t first, size_t groups, size_t kernel_h,
+                               size_t kernel_w, size_t out_w, size_t stride_h, size_t stride_w, size_t pad_h,
+                               size_t pad_w, size_t dilation_h, size_t dilation_w, int64_t bias, uint8_t refined,
+                               uint8_t *work, size_t room);
+size_t fastk_mitchell_conv_i32(const float *x, intptr_t x_step0, intptr_t x_step1, intptr_t x_step2, intptr_t x_step3,
+                               const float *a, intptr_t a_step0, intptr_t a_step1, int32_t *c, intptr_t c_step0,
+                               intptr_t c_step1, intptr_t c_step2, size_t images, size_t channels, size_t h, size_t w,
+                               size_t m, size_t k, size_t n, size_t first, size_t groups, size_t kernel_h,
+                               size_t kernel_w, size_t out_w, size_t stride_h, size_t stride_w, size_t pad_h,
+                               size_t pad_w, size_t dilation_h, size_t dilation_w, int64_t bias, uint8_t refined,
+                               uint8_t *work, size_t room);
 
 #endif

@@ -40,7 +40,10 @@
     X(mitchell_loop)                                                                                                   \
     X(mitchell_gemm_f32)                                                                                               \
     X(mitchell_gemm_f64)                                                                                               \
-    X(mitchell_gemm_i32)
+    X(mitchell_gemm_i32)                                                                                               \
+    X(mitchell_conv_f32)                                                                                               \
+    X(mitchell_conv_f64)                                                                                               \
+    X(mitchell_conv_i32)
 
 enum { FASTK_BASE = 0, FASTK_V3 = 1, FASTK_V4 = 2 };
 

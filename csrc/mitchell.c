@@ -261,8 +261,8 @@ BLOCKS(64)
 /* From 2^-16 to 2^16, doubles from 2^-128 to 2^128, and positive; and not 0 and below 4: no power leaves the range. */
 #define BASE_32 (UINT32_C(111) << 23), UINT32_C(0xf0000000)
 #define BASE_64 (UINT64_C(895) << 52), UINT64_C(0xf000000000000000)
-#define EXPONENT_32 (UINT32_C(1) << 23), UINT32_C(0x40000000)
-#define EXPONENT_64 (UINT64_C(1) << 52), UINT64_C(0x4000000000000000)
+#define EXPONENT_32 (UINT32_C(65) << 23), UINT32_C(0x60000000)
+#define EXPONENT_64 (UINT64_C(513) << 52), UINT64_C(0x6000000000000000)
 
 /* ---- one op */
 

@@ -22,6 +22,7 @@ struct image {
     intptr_t channel_step, row_step, column_step;
     intptr_t in_h, in_w, kernel_h, kernel_w, out_w;
     intptr_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+    size_t first; /* output pixel */
 };
 
 struct gemm {
@@ -205,3 +206,71 @@ static size_t room_needed(size_t n, size_t k) {
 GEMM(f32, float, float)
 GEMM(f64, double, double)
 GEMM(i32, float, int32_t)
+
+/* Output pixels first .. first + n of a convolution: for each image and group, the weights' matrix times the columns of
+ * patches of the group's channels, zeros around the image. Patches are unfolded panel by panel. Returns as the product
+ * does; SIZE_MAX if the sizes contradict each other. */
+#define CONV(kind, IN, OUT)                                                                                            \
+    FASTK_INLINE size_t mitchell_conv_##kind##_body(                                                                   \
+        int level, const IN *x, intptr_t x_step0, intptr_t x_step1, intptr_t x_step2, intptr_t x_step3, const IN *a,   \
+        intptr_t a_step0, intptr_t a_step1, OUT *c, intptr_t c_step0, intptr_t c_step1, intptr_t c_step2,              \
+        size_t images, size_t channels, size_t h, size_t w, size_t m, size_t k, size_t n, size_t first, size_t groups, \
+        size_t kernel_h, size_t kernel_w, size_t out_w, size_t stride_h, size_t stride_w, size_t pad_h, size_t pad_w,  \
+        size_t dilation_h, size_t dilation_w, int64_t bias, uint8_t refined, uint8_t *work, size_t room) {             \
+        if (groups == 0 || kernel_h == 0 || kernel_w == 0 || out_w == 0 || channels % groups || m % groups ||          \
+            k != channels / groups * kernel_h * kernel_w)                                                              \
+            return SIZE_MAX;                                                                                           \
+        const size_t needed = room_needed(n, k);                                                                       \
+        if (room < needed)                                                                                             \
+            return needed;                                                                                             \
+        const struct image image = {x_step1,                                                                           \
+                                    x_step2,                                                                           \
+                                    x_step3,                                                                           \
+                                    (intptr_t)h,                                                                       \
+                                    (intptr_t)w,                                                                       \
+                                    (intptr_t)kernel_h,                                                                \
+                                    (intptr_t)kernel_w,                                                                \
+                                    (intptr_t)out_w,                                                                   \
+                                    (intptr_t)stride_h,                                                                \
+                                    (intptr_t)stride_w,                                                                \
+                                    (intptr_t)pad_h,                                                                   \
+                                    (intptr_t)pad_w,                                                                   \
+                                    (intptr_t)dilation_h,                                                              \
+                                    (intptr_t)dilation_w,                                                              \
+                                    first};                                                                            \
+        const intptr_t in_channels = (intptr_t)(channels / groups), out_channels = (intptr_t)(m / groups);             \
+        for (intptr_t i = 0; i < (intptr_t)images; i++)                                                                \
+            for (intptr_t g = 0; g < (intptr_t)groups; g++) {                                                          \
+                const struct gemm gemm = {(const char *)a + g * out_channels * a_step0,                                \
+                                          (const char *)x + i * x_step0 + g * in_channels * x_step1,                   \
+                                          (char *)c + i * c_step0 + g * out_channels * c_step1,                        \
+                                          a_step0,                                                                     \
+                                          a_step1,                                                                     \
+                                          0,                                                                           \
+                                          0,                                                                           \
+                                          c_step1,                                                                     \
+                                          c_step2,                                                                     \
+                                          m / groups,                                                                  \
+                                          n,                                                                           \
+                                          k,                                                                           \
+                                          bias,                                                                        \
+                                          refined,                                                                     \
+                                          &image};                                                                     \
+                blocks_##kind(level, &gemm, (char *)work);                                                             \
+            }                                                                                                          \
+        return 0;                                                                                                      \
+    }                                                                                                                  \
+    FASTK_STAMP(size_t, mitchell_conv_##kind,                                                                          \
+                (const IN *x, intptr_t x_step0, intptr_t x_step1, intptr_t x_step2, intptr_t x_step3, const IN *a,     \
+                 intptr_t a_step0, intptr_t a_step1, OUT *c, intptr_t c_step0, intptr_t c_step1, intptr_t c_step2,     \
+                 size_t images, size_t channels, size_t h, size_t w, size_t m, size_t k, size_t n, size_t first,       \
+                 size_t groups, size_t kernel_h, size_t kernel_w, size_t out_w, size_t stride_h, size_t stride_w,      \
+                 size_t pad_h, size_t pad_w, size_t dilation_h, size_t dilation_w, int64_t bias, uint8_t refined,      \
+                 uint8_t *work, size_t room),                                                                          \
+                (x, x_step0, x_step1, x_step2, x_step3, a, a_step0, a_step1, c, c_step0, c_step1, c_step2, images,     \
+                 channels, h, w, m, k, n, first, groups, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w,  \
+                 dilation_h, dilation_w, bias, refined, work, room))
+
+CONV(f32, float, float)
+CONV(f64, double, double)
+CONV(i32, float, int32_t)

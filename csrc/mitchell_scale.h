@@ -216,7 +216,11 @@ FASTK_INLINE INT NAME(scaled_log)(UINT log, REAL p) {
 #else
     /* Exponent and fraction apart, since 64 bits do not fit in a double: exact where p has few bits. The fraction is
      * from -1/2, so that it never outweighs the exponent and either may be clamped. */
-    const REAL limit = (REAL)LIMIT, rounder = NAME(real)(ROUNDER);
+    const REAL limit = (REAL)LIMIT, rounder = NAME(real)(ROUNDER), much = (REAL)0x1p80;
+    /* From 2^80 on any logarithm but 0 leaves the range, below 2^-80 none counts: no product overflows or underflows.
+     */
+    p = NAME(clamped)(p, much);
+    p = NAME(real)(NAME(pick)((NAME(bits)(p) & ~SIGN) < NAME(bits)(1 / much), 0, NAME(bits)(p)));
     const UINT offset = (UINT)2048 << M_; /* keeps it positive */
     UINT centred = log + offset + ONE_BIT / 2;
     REAL t = (REAL)((int32_t)(centred >> M_) - (int32_t)(offset >> M_)) * p;

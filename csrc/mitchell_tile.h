@@ -117,6 +117,31 @@ FASTK_INLINE void TILE(gather)(const char *from, intptr_t lane_step, intptr_t k_
     }
 }
 
+/* n elements of a row of an image, from in_x on in steps of the stride, with zeros where there is no image. */
+FASTK_INLINE void TILE(stretch)(const struct image *image, const char *row, int inside, intptr_t in_x, intptr_t n,
+                                UINT *to) {
+    if (inside && image->stride_w == 1 && image->column_step == SCALE / 8) {
+        const intptr_t from = in_x < 0 ? (-in_x < n ? -in_x : n) : 0;
+        const intptr_t end = image->in_w - in_x < n ? (image->in_w - in_x > from ? image->in_w - in_x : from) : n;
+        const char *source = row + in_x * (SCALE / 8);
+        intptr_t i = 0;
+        for (; i < from; i++)
+            to[i] = 0;
+        for (; i + SQUARE <= end; i += SQUARE)
+            memcpy(to + i, source + i * (SCALE / 8), SQUARE * sizeof(UINT));
+        for (; i < end; i++)
+            memcpy(to + i, source + i * (SCALE / 8), sizeof(UINT));
+        for (; i < n; i++)
+            to[i] = 0;
+        return;
+    }
+    for (intptr_t i = 0; i < n; i++, in_x += image->stride_w)
+        if (inside && in_x >= 0 && in_x < image->in_w)
+            memcpy(to + i, row + in_x * image->column_step, sizeof(UINT));
+        else
+            to[i] = 0;
+}
+
 /* Columns of an image's patches: `lanes` output pixels from the given one, and k elements of a patch from p0. */
 FASTK_INLINE void TILE(unfold)(const struct image *image, const char *from, size_t pixel, size_t p0, size_t lanes,
                                size_t k, UINT *to) {
@@ -131,14 +156,7 @@ FASTK_INLINE void TILE(unfold)(const struct image *image, const char *from, size
             intptr_t in_y = y * image->stride_h + r * image->dilation_h - image->pad_h;
             intptr_t in_x = x * image->stride_w + s * image->dilation_w - image->pad_w;
             const char *row = plane + in_y * image->row_step;
-            if (in_y < 0 || in_y >= image->in_h)
-                memset(to + lane, 0, (size_t)n * sizeof(UINT));
-            else
-                for (intptr_t i = 0; i < n; i++, in_x += image->stride_w)
-                    if (in_x >= 0 && in_x < image->in_w)
-                        memcpy(to + lane + i, row + in_x * image->column_step, sizeof(UINT));
-                    else
-                        to[lane + i] = 0;
+            TILE(stretch)(image, row, in_y >= 0 && in_y < image->in_h, in_x, n, to + lane);
             lane += n;
             x = 0;
             y++;
@@ -367,7 +385,7 @@ FASTK_INLINE void TILE(blocks)(const struct gemm *g, char *work) {
                 UINT *to = b_block + j * k;
                 const size_t columns = n - j < WIDTH ? n - j : WIDTH;
                 if (g->image)
-                    TILE(unfold)(g->image, g->b, j0 + j, p0, columns, k, to);
+                    TILE(unfold)(g->image, g->b, g->image->first + j0 + j, p0, columns, k, to);
                 else
                     TILE(gather)
                 (g->b + (intptr_t)(j0 + j) * g->b_col + (intptr_t)p0 * g->b_row, g->b_col, g->b_row, columns, WIDTH, k,

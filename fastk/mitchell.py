@@ -10,16 +10,20 @@ Computers, 1962.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
-
+from numpy.typing import ArrayLike, NDArray
 
 from ._backend import c
+from ._check import integer
 from ._mitchell_error import OPS, Correction, MitchellError, mitchell_error, plot_error, resolve
 from ._ufunc import Loop, make_ufunc
-from .config import config
+from ._threads import parallel, split
+from .config import config, kernels
 
 if TYPE_CHECKING:
     mitchell_mul: np.ufunc
@@ -34,10 +38,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MitchellError",
+    "mitchell_conv2d",
     "mitchell_div",
+    "mitchell_dot",
     "mitchell_error",
     "mitchell_exp2",
     "mitchell_log2",
+    "mitchell_matmul",
     "mitchell_mul",
     "mitchell_pow",
     "mitchell_reciprocal",
@@ -190,10 +197,12 @@ def _made(backend: str, op: str, correction: Correction) -> np.ufunc:
     if bfloat16 := _bfloat16():
         add(bfloat16, bfloat16)
 
+    # With a bias, a product with 1 is not the other operand.
+    identity = 1 if op == "mul" and not correction.bias else None
     name = f"mitchell_{op}"
     if correction != resolve(op, None):
         name += "_refined" if correction.refined else f"_bias({correction.bias!r})"
-    return make_ufunc(name, _docstring(op, correction), loops, identity=1 if op == "mul" else None)
+    return make_ufunc(name, _docstring(op, correction), loops, identity=identity)
 
 
 def _ufunc_of(backend: str, op: str, correction: str | float | None = None) -> np.ufunc:
@@ -245,6 +254,197 @@ def mitchell_ufunc(op: str, correction: str | float | None = None) -> np.ufunc:
     2.25
     """
     return _ufunc_of(str(config()["backend"]), op, correction)
+
+
+class _Products(NamedTuple):
+    """What products of two dtypes are computed in."""
+
+    kind: str
+    operand: np.dtype[Any]
+    sum: np.dtype[Any]
+
+
+_SMALL_INTEGERS = (np.dtype(np.int8), np.dtype(np.uint8))
+_NARROW_FLOATS = ("float16", "bfloat16", "float32")
+
+
+def _products(a: NDArray[Any], b: NDArray[Any], names: str) -> _Products:
+    single, double, whole = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32)
+    if a.dtype in _SMALL_INTEGERS and b.dtype in _SMALL_INTEGERS:
+        return _Products("i32", single, whole)  # all of them are floats, and so are their products
+    try:
+        common = np.promote_types(a.dtype, b.dtype)
+    except TypeError:
+        common = np.dtype(object)
+    if common.name in _NARROW_FLOATS:
+        return _Products("f32", single, single)
+    if common == double:
+        return _Products("f64", double, double)
+    raise TypeError(
+        f"{names}: dtypes {a.dtype} and {b.dtype}; allowed are float16, bfloat16, float32, float64, int8 and uint8"
+    )
+
+
+_room = threading.local()
+_PIECE = 1 << 21
+"""Products that are worth a thread."""
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """Call a kernel with this thread's work space, made larger if it asks for that."""
+    kernel = getattr(kernels, name)
+    work = getattr(_room, "work", None)
+    if work is None:
+        work = _room.work = np.empty(1 << 16, np.uint8)
+    if needed := kernel(*arguments, work, work.size):
+        work = _room.work = np.empty(needed, np.uint8)
+        if kernel(*arguments, work, work.size):
+            raise MemoryError(f"{name}: no work space of {needed} bytes")
+
+
+def _pieces(length: int, count: int, multiple: int) -> list[slice]:
+    """`count` stretches of 0 .. length, at multiples."""
+    step = -(-length // (count * multiple)) * multiple
+    return [slice(i, min(i + step, length)) for i in range(0, length, step)]
+
+
+def _readable(a: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.require(a, dtype, "A")
+
+
+class _Output:
+    """An array that a kernel can write, and how it gets to where it was asked for."""
+
+    def __init__(self, out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: NDArray[Any]) -> None:
+        self.out = out
+        direct = out is not None and out.dtype == dtype and out.flags.aligned
+        if out is None or not direct or any(np.may_share_memory(out, a) for a in inputs):
+            self.array = np.empty(shape, dtype)
+        else:
+            self.array = out
+
+    def delivered(self) -> NDArray[Any]:
+        if self.out is None:
+            return self.array
+        if self.array is not self.out:
+            with np.errstate(all="ignore"):
+                np.copyto(self.out, self.array, casting="same_kind")
+        return self.out
+
+
+def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if out is None:
+        return
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out={out!r}: an array is needed")
+    if out.shape != shape:
+        raise ValueError(f"out: shape {out.shape}; allowed is {shape}")
+    if not np.can_cast(dtype, out.dtype, "same_kind"):
+        raise TypeError(f"out: dtype {out.dtype}; allowed is what {dtype} casts to")
+    if not out.flags.writeable:
+        raise ValueError("out: the array is read-only")
+
+
+def _gemm(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], products: _Products, correction: Correction) -> None:
+    """Stacks of matrices, one axis of stacking; the largest extent is split over the threads."""
+    (stack, m, k), n = a.shape, b.shape[2]
+    name = f"mitchell_gemm_{products.kind}"
+    options = _places(correction.bias, products.sum.name), int(correction.refined)
+    count = split(stack * m * n * k, _PIECE)
+    axis = 0 if stack >= count else 1 if m > n else 2
+    parts = _pieces((stack, m, n)[axis], count, (1, 24, 32)[axis]) if count > 1 else [slice(None)]
+
+    def run(i: int) -> None:
+        part, every = parts[i], slice(None)
+        rows = [a[part], a[:, part], a][axis] if count > 1 else a
+        columns = [b[part], b, b[:, :, part]][axis] if count > 1 else b
+        sums = c[(*[every] * axis, part)]
+        _call(name, rows, columns, sums, *sums.shape, k, *options)
+
+    parallel(run, len(parts))
+
+
+def _stacked(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
+    """The operands with one axis of stacking, as often as there are others."""
+    if c.ndim == 3:
+        yield a, b, c
+        return
+    for index in np.ndindex(c.shape[:-3]):
+        yield a[index], b[index], c[index]
+
+
+def mitchell_matmul(
+    a: ArrayLike, b: ArrayLike, *, correction: str | float | None = None, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Multiply matrices by Mitchell products.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Shapes as for `numpy.matmul`: (..., m, k) and (..., k, n), stacks broadcast, and a vector is a row on the left and
+        a column on the right. float16, bfloat16, float32, float64, int8 or uint8; read where they are, whatever their
+        strides, but for a conversion of the narrow types.
+    correction : {None, "minimax", "unbiased", "lmul", "refined"} or float
+        As for `mitchell_ufunc`. "refined" takes some twenty times as long as the others.
+    out : ndarray, optional
+        Where to write the result, of its shape and of a dtype that it casts to (kind for kind: float16 is allowed).
+
+    Returns
+    -------
+    ndarray
+        (..., m, n), in the dtype of the sums: float32 for float32, float16 and bfloat16, float64 for float64, and int32
+        for int8 and uint8.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the dtypes, shapes, the correction or `out` are none of these.
+
+    Notes
+    -----
+    C[i, j] is the sum over k, in increasing order from +0, of ``mitchell_mul(a[i, k], b[k, j])``, rounded after each
+    addition. So the bits do not depend on the backend, the ISA level or the threads. Integer products do not wrap at 8
+    bits, and integer sums wrap at 32. Each product is off by [-1/9, 0]; scaling the result by 1.04 takes out the bias of
+    uniform mantissas, and so does ``correction="unbiased"``, which costs nothing.
+
+    Zeros, infinities, nans, subnormals and products that leave the range are right, and cost time only in the blocks that
+    have them. Uses as many threads as `fastk.config` says. Source: Mitchell (1962); Mogami, "Deep Neural Network Training
+    without Multiplications", 2020.
+
+    Examples
+    --------
+    >>> import fastk
+    >>> fastk.mitchell_matmul([[3.0, 1.0], [0.0, 5.0]], [[3.0, 2.0], [1.0, 0.5]])
+    array([[9. , 6.5],
+           [5. , 2.5]])
+    """
+    method = resolve("mul", correction)
+    a, b = np.asarray(a), np.asarray(b)
+    if not (a.ndim and b.ndim):
+        raise ValueError(f"a, b: shapes {a.shape} and {b.shape}; allowed are arrays of at least one dimension")
+    products = _products(a, b, "a, b")
+    left = a[None] if a.ndim == 1 else a
+    right = b[:, None] if b.ndim == 1 else b
+    if left.shape[-1] != right.shape[-2]:
+        raise ValueError(f"a, b: shapes {a.shape} and {b.shape}; {left.shape[-1]} columns meet {right.shape[-2]} rows")
+    try:
+        stack = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    except ValueError:
+        raise ValueError(f"a, b: shapes {a.shape} and {b.shape}; the stacks do not broadcast") from None
+    squeezed = (*stack, *left.shape[-2:-1][: a.ndim > 1], *right.shape[-1:][: b.ndim > 1])
+    _check_out(out, squeezed, products.sum)
+
+    output = _Output(out, squeezed, products.sum, a, b)
+    left, right = _readable(left, products.operand), _readable(right, products.operand)
+    full = output.array.reshape((*stack, left.shape[-2], right.shape[-1]))
+    if full.size:
+        axes = stack or (1,)
+        left = np.broadcast_to(left, (*axes, *left.shape[-2:]))
+        right = np.broadcast_to(right, (*axes, *right.shape[-2:]))
+        full = full if stack else full[None]
+        for operands in _stacked(left, right, full):
+            _gemm(*operands, products, method)
+    return output.delivered()
 
 
 def __getattr__(name: str) -> np.ufunc:

@@ -286,9 +286,9 @@ def exp2_of(x: Float, d: Fraction, refined: bool, fmt: Format) -> int:
         return fmt.nan
     if x.kind == "inf" or x.magnitude > 2**20:
         return zero(False, fmt) if x.negative else infinity(False, fmt)
-    m = fmt.scale.m if refined else fmt.m
+    m = fmt.scale.m
     t = rint(-x.magnitude if x.negative else x.magnitude, m)
-    return encode(False, antilog(refine_exp(t, m)), fmt) if refined else encode_log(False, t + d, fmt)
+    return encode(False, antilog(refine_exp(t, m) if refined else t + d), fmt)
 
 
 def pow_of(a: Float, p: Float, d: Fraction, log_d: Fraction, refined: bool, fmt: Format) -> int:
@@ -304,7 +304,7 @@ def pow_of(a: Float, p: Float, d: Fraction, log_d: Fraction, refined: bool, fmt:
             assert value == 1
             return encode(negative, Fraction(1), fmt)
         return infinity(negative, fmt) if value else zero(negative, fmt)
-    m = fmt.scale.m if refined else fmt.m
+    m = fmt.scale.m
     logarithm = refine_log(log(a.magnitude), m) if refined else log(a.magnitude) + log_d
     units = logarithm * (1 << m)
     assert units.denominator == 1
@@ -312,7 +312,7 @@ def pow_of(a: Float, p: Float, d: Fraction, log_d: Fraction, refined: bool, fmt:
     negative = a.negative and p.magnitude.numerator % 2 == 1
     if abs(t) > 2**20:
         return zero(negative, fmt) if t < 0 else infinity(negative, fmt)
-    return encode(negative, antilog(refine_exp(t, m)), fmt) if refined else encode_log(negative, t + d, fmt)
+    return encode(negative, antilog(refine_exp(t, m) if refined else t + d), fmt)
 
 
 def pow_log_single(units: int, p: float, m: int) -> Fraction:
@@ -533,24 +533,24 @@ def value_of(parts: Parts, fmt: Format) -> np.ndarray:
 
 
 def bulk_antilog(negative: Any, e: Any, units: np.ndarray, off: int, refined: bool, fmt: Format) -> np.ndarray:
-    """2^e times the antilogarithm of units of the last place, of the scale if refined."""
-    if not refined:
-        return join(negative, e, units + off, fmt)
+    """2^e times the antilogarithm of units of the last place of the scale."""
     m = fmt.scale.m
-    mantissa = refine_bulk(units & ((1 << m) - 1), m, -1)
-    return join_value(negative, 1 + np.ldexp(mantissa.astype(np.float64), -m), e + (units >> m), fmt)
+    units = units if refined else units + (off << (m - fmt.m))
+    e, mantissa = e + (units >> m), units & ((1 << m) - 1)
+    mantissa = refine_bulk(mantissa, m, -1) if refined else mantissa
+    return join_value(negative, 1 + np.ldexp(mantissa.astype(np.float64), -m), e, fmt)
 
 
 def bulk_exp2(x: Parts, off: int, refined: bool, fmt: Format) -> np.ndarray:
-    m = fmt.scale.m if refined else fmt.m
+    m = fmt.scale.m
     t = np.clip(np.where(x.nan, 0.0, value_of(x, fmt)), -1900.0, 1900.0)
     bits = bulk_antilog(False, 0, np.rint(np.ldexp(t, m)).astype(np.int64), off, refined, fmt)
     return np.where(x.nan, fmt.word.type(fmt.nan), bits)
 
 
 def bulk_pow(a: Parts, p: Parts, off: int, log_off: int, refined: bool, fmt: Format) -> np.ndarray:
-    m = fmt.scale.m if refined else fmt.m
-    units = refine_bulk(wide(a, fmt)[0], m, 1) if refined else a.mantissa + log_off
+    m, mantissa = fmt.scale.m, wide(a, fmt)[0]
+    units = refine_bulk(mantissa, m, 1) if refined else mantissa + (log_off << (m - fmt.m))
     e, mantissa = a.e + (units >> m), units & ((1 << m) - 1)
     exponent = value_of(p, fmt)
     with np.errstate(all="ignore"):

@@ -43,9 +43,16 @@ SIGNATURES = [
     "size gather(const u8[0] base, const u64[2*to] entries, size from, size to, bits gap_bits, u8[capacity] out,"
     " size capacity, u64[1] written)",
     *(
-        f"size mitchell_gemm_{kind}(const {operand}[stack,m,k] a, const {operand}[stack,k,n] b, {result}[stack,m,n] c,"
-        " size stack, size m, size n, size k, i64 bias, flag refined, u8[room] work, size room)"
+        signature.format(kind=kind, operand=operand, result=result)
         for kind, operand, result in (("f32", "f32", "f32"), ("f64", "f64", "f64"), ("i32", "f32", "i32"))
+        for signature in (
+            "size mitchell_gemm_{kind}(const {operand}[stack,m,k] a, const {operand}[stack,k,n] b, {result}[stack,m,n] c,"
+            " size stack, size m, size n, size k, i64 bias, flag refined, u8[room] work, size room)",
+            "size mitchell_conv_{kind}(const {operand}[images,channels,h,w] x, const {operand}[m,k] a,"
+            " {result}[images,m,n] c, size images, size channels, size h, size w, size m, size k, size n, size first,"
+            " size groups, size kernel_h, size kernel_w, size out_w, size stride_h, size stride_w, size pad_h, size pad_w,"
+            " size dilation_h, size dilation_w, i64 bias, flag refined, u8[room] work, size room)",
+        )
     ),
 ]
 

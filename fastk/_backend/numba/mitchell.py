@@ -86,13 +86,14 @@ def word(typing_context, x, s):
 
 
 @intrinsic
-def signed(typing_context, u, s):
-    """A word in two's complement, as int64."""
+def signed(typing_context, x, s):
+    """An integer modulo 2^32 or 2^64 in two's complement, as int64."""
 
     def generate(context, builder, signature, arguments):
-        return builder.sext(arguments[0], ir.IntType(64)) if u.bitwidth < 64 else arguments[0]
+        u = context.cast(builder, arguments[0], signature.args[0], s[0])
+        return builder.sext(u, ir.IntType(64)) if s[0].bitwidth < 64 else u
 
-    return types.int64(u, s), generate
+    return types.int64(types.unliteral(x), s), generate
 
 
 @intrinsic
@@ -189,12 +190,11 @@ def rounded(u, f, s):
 
 @njit(forceinline=True)
 def packed(p, q, shift, f, s):
-    total = word(p + q, s)
-    exact = word(total - shift, s)
-    level = rounded(exact, f, s)
-    r = pick((exact >= f.inf) | (level >= f.inf), s.infinite, level, s)
-    r = pick((total < shift) | (level < f.least), 0, r, s)
-    return pick(total < p, s.infinite, r, s)
+    level = rounded(p + q - shift, f, s)
+    # Half of it, rounded, which does not wrap. A test for carries would be as right, but LLVM does not vectorise it.
+    half = signed((p >> U1) + (q >> U1) - (shift >> U1), s)
+    r = pick((level < f.least) | (half < 0), 0, level, s)
+    return pick((level >= f.inf) & (half >= 0) | (half >= signed(f.inf >> U1, s)), s.infinite, r, s)
 
 
 @njit(forceinline=True)
@@ -337,13 +337,20 @@ def power_of(a, b, bias, log_bias, refined, f, s):
 
 
 @njit(forceinline=True)
+def carry(x, y):
+    """Of x + y, by the bits: LLVM does not vectorise a test for x + y < x."""
+    return np.int64((x & y | (x | y) & ~(x + y)) >> U63)
+
+
+@njit(forceinline=True)
 def whole_product(a, b, bias):
     """Of magnitudes, modulo 2^64. Fractions are in units of 2^-64."""
     m, n = leading_zeros(a), leading_zeros(b)
     x = a << np.uint64(m & 63) << U1
-    both = x + (b << np.uint64(n & 63) << U1)
-    total = both + (np.uint64(bias) << U41)
-    k = 126 - m - n + (both < x) + (total < both) - (bias < 0)
+    y = b << np.uint64(n & 63) << U1
+    shift = np.uint64(bias) << U41
+    k = 126 - m - n + carry(x, y) + carry(x + y, shift) - (bias < 0)
+    total = x + y + shift
     low = (U1 << np.uint64(k & 63)) + (total >> U1 >> np.uint64(~k & 63))
     high = total << np.uint64(k & 63)
     r = pick(k < 64, low, high, S64)
@@ -360,8 +367,8 @@ def integer_mul(a, b, bias, refined, top):
         m, n = leading_zeros(u) & 63, leading_zeros(v) & 63
         x, y = u << np.uint64(m) << U1, v << np.uint64(n) << U1
         k, l = U1 << np.uint64(63 - m), U1 << np.uint64(63 - n)  # noqa: E741
-        carry = x + y < x
-        r += whole_product(pick(carry, k + k - u, u - k, S64), pick(carry, l + l - v, v - l, S64), 0)
+        over = carry(x, y) != 0
+        r += whole_product(pick(over, k + k - u, u - k, S64), pick(over, l + l - v, v - l, S64), 0)
         r = pick((u == 0) | (v == 0), 0, r, S64)
     return pick((a ^ b) & top != 0, U1 + ~r, r, S64)
 
@@ -573,7 +580,7 @@ def loop_of(op: int, refined: bool, domain: int) -> Any:
             out = pointer(start, 0, s.sign) if straight else room
             for i in range(count):
                 if domain == INTEGERS:
-                    out[i] = integer_mul(a[i], b[i], data[BIAS], refined, top)
+                    out[i] = integer_mul(a[i], b[i], np.int64(bias), refined, top)
                 else:
                     out[i] = element(op, a[i], b[i], bias, log_bias, refined, f, s)
             if not straight:
