@@ -447,6 +447,176 @@ def mitchell_matmul(
     return output.delivered()
 
 
+def mitchell_dot(
+    a: ArrayLike, b: ArrayLike, *, correction: str | float | None = None, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Dot product by Mitchell products: `mitchell_matmul` with the axes of `numpy.dot`.
+
+    Parameters
+    ----------
+    a, b : array_like
+        As for `numpy.dot`: the sum is over the last axis of `a` and the last but one of `b` (the only one of a vector), and
+        the other axes are those of `a`, then those of `b`. Dtypes as for `mitchell_matmul`. If one is a scalar, the result
+        is `mitchell_mul`'s.
+    correction : {None, "minimax", "unbiased", "lmul", "refined"} or float
+        As for `mitchell_ufunc`.
+    out : ndarray, optional
+        As for `mitchell_matmul`.
+
+    Returns
+    -------
+    ndarray
+        In the dtype of the sums, as for `mitchell_matmul`. The order of summation and the error are the same too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `mitchell_matmul`.
+
+    Examples
+    --------
+    >>> import fastk
+    >>> float(fastk.mitchell_dot([3.0, 1.0], [3.0, 0.5]))
+    8.5
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    if not (a.ndim and b.ndim):
+        product: NDArray[Any] = mitchell_ufunc("mul", correction)(a, b, out=out)
+        return np.asarray(product)
+    if b.ndim <= 2 and a.ndim <= 2:
+        return mitchell_matmul(a, b, correction=correction, out=out)
+    inner = a.shape[-1]
+    columns = np.moveaxis(b, -2, 0) if b.ndim > 1 else b[:, None]
+    if columns.shape[0] != inner:
+        raise ValueError(f"a, b: shapes {a.shape} and {b.shape}; {inner} columns meet {columns.shape[0]} rows")
+    shape = (*a.shape[:-1], *(columns.shape[1:] if b.ndim > 1 else ()))
+    products = _products(a, b, "a, b")
+    _check_out(out, shape, products.sum)
+    output = _Output(out, shape, products.sum, a, b)
+    left, right = a.reshape(-1, inner), columns.reshape(inner, -1)
+    output.array[...] = mitchell_matmul(left, right, correction=correction).reshape(shape)
+    return output.delivered()
+
+
+def _pair(value: Any, name: str, least: int) -> tuple[int, int]:
+    """One number for both, or two: of rows and of columns."""
+    both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(both) != 2:
+        raise ValueError(f"{name}={value!r}: allowed are one number and two")
+    return integer(both[0], name, least, 2**31 - 1), integer(both[1], name, least, 2**31 - 1)
+
+
+def mitchell_conv2d(
+    x: ArrayLike,
+    w: ArrayLike,
+    *,
+    stride: SupportsIndex | Sequence[SupportsIndex] = 1,
+    padding: SupportsIndex | Sequence[SupportsIndex] = 0,
+    dilation: SupportsIndex | Sequence[SupportsIndex] = 1,
+    groups: SupportsIndex = 1,
+    correction: str | float | None = None,
+) -> NDArray[Any]:
+    """Two-dimensional convolution (cross-correlation, as in deep learning) by Mitchell products.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W)
+        Images. Dtypes as for `mitchell_matmul`.
+    w : array_like, shape (O, C / groups, KH, KW)
+        Weights.
+    stride, padding, dilation : int or pair of ints
+        Of rows and of columns. The padding, with zeros, is at both ends.
+    groups : int
+        Divides C and O; output channels see the input channels of their group alone. ``groups=C`` is depthwise.
+    correction : {None, "minimax", "unbiased", "lmul", "refined"} or float
+        As for `mitchell_ufunc`.
+
+    Returns
+    -------
+    ndarray, shape (N, O, (H + 2 padding - dilation (KH - 1) - 1) // stride + 1, ...)
+        In the dtype of the sums, as for `mitchell_matmul`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a shape, dtype or number does not fit.
+
+    Notes
+    -----
+    Each output is the sum over channel, row and column of the kernel, in this order, from +0, rounded after each addition:
+    the same bits as `mitchell_matmul` of the weights and the unfolded image. The image is unfolded a tile at a time. Zeros
+    of the padding are zeros like any other, so an infinite weight that meets one gives nan.
+
+    Examples
+    --------
+    >>> import fastk
+    >>> import numpy as np
+    >>> fastk.mitchell_conv2d(np.ones((1, 1, 3, 3)), np.full((1, 1, 3, 3), 1.5), padding=1)[0, 0]
+    array([[ 6. ,  9. ,  6. ],
+           [ 9. , 13.5,  9. ],
+           [ 6. ,  9. ,  6. ]])
+    """
+    method = resolve("mul", correction)
+    x, w = np.asarray(x), np.asarray(w)
+    if x.ndim != 4 or w.ndim != 4:
+        raise ValueError(f"x, w: shapes {x.shape} and {w.shape}; allowed are (N, C, H, W) and (O, C / groups, KH, KW)")
+    products = _products(x, w, "x, w")
+    (images, channels, *image), (m, *kernel) = x.shape, w.shape
+    parts = integer(groups, "groups", 1)
+    steps, pads, gaps = _pair(stride, "stride", 1), _pair(padding, "padding", 0), _pair(dilation, "dilation", 1)
+    if channels % parts or m % parts or kernel[0] != channels // parts:
+        raise ValueError(
+            f"x, w: shapes {x.shape} and {w.shape} with groups={parts}; groups must divide {channels} and {m} channels, "
+            f"and the weights have {kernel[0]} channels a group"
+        )
+    if 0 in kernel[1:]:
+        raise ValueError(f"w: shape {w.shape}; the kernel has no elements")
+    spans = [gap * (size - 1) + 1 for gap, size in zip(gaps, kernel[1:], strict=True)]
+    room = [size + 2 * pad - span for size, pad, span in zip(image, pads, spans, strict=True)]
+    if min(room) < 0:
+        raise ValueError(f"x: {image[0]} x {image[1]} pixels and padding {pads}; the kernel spans {spans[0]} x {spans[1]}")
+    out_h, out_w = (left // step + 1 for left, step in zip(room, steps, strict=True))
+    out = np.zeros((images, m, out_h * out_w), products.sum)
+    if out.size and kernel[0]:
+        weights = np.ascontiguousarray(w, products.operand).reshape(m, -1)
+        geometry = (kernel[1], kernel[2], out_w, *steps, *pads, *gaps)
+        _convolve(_readable(x, products.operand), weights, out, parts, geometry, products, method)
+    return out.reshape(images, m, out_h, out_w)
+
+
+def _convolve(
+    x: NDArray[Any],
+    weights: NDArray[Any],
+    out: NDArray[Any],
+    groups: int,
+    geometry: tuple[int, ...],
+    products: _Products,
+    correction: Correction,
+) -> None:
+    """Images, groups or output pixels are split over the threads, whichever there are enough of."""
+    (images, m, pixels), k = out.shape, weights.shape[1]
+    options = _places(correction.bias, products.sum.name), int(correction.refined)
+    count = split(out.size * k, _PIECE)
+    by_images, by_groups = images >= count, groups >= count
+    parts = _pieces(images if by_images else groups if by_groups else pixels, count, 1 if by_images or by_groups else 32)
+
+    def run(i: int) -> None:
+        part, planes, rows, c, first, own = parts[i], x, weights, out, 0, groups
+        if by_images:
+            planes, c = x[part], out[part]
+        elif by_groups:
+            own = part.stop - part.start
+            inputs, outputs = x.shape[1] // groups, m // groups
+            channels = slice(part.start * outputs, part.stop * outputs)
+            planes, rows, c = x[:, part.start * inputs : part.stop * inputs], weights[channels], out[:, channels]
+        else:
+            c, first = out[:, :, part], part.start
+        sizes = (*planes.shape, rows.shape[0], k, c.shape[2], first, own)
+        _call(f"mitchell_conv_{products.kind}", planes, rows, c, *sizes, *geometry, *options)
+
+    parallel(run, len(parts))
+
+
 def __getattr__(name: str) -> np.ufunc:
     op = name.removeprefix("mitchell_")
     if name != op and op in OPS:
