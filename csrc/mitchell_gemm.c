@@ -2,14 +2,18 @@
 #include "mitchell.h"
 
 enum {
-    DEPTH = 512,        /* elements of k in a block: a panel of columns stays in the first-level cache */
-    ROWS_MOST = 192,    /* of A in a block, in the second-level cache; a multiple of every tile's rows */
-    COLUMNS_MOST = 2048 /* of B in a block; a multiple of every tile's columns */
+    DEPTH = 512,         /* elements of k in a block: a panel of columns stays in the nearest caches */
+    ROWS_MOST = 192,     /* of A in a block, in the second-level cache; a multiple of every tile's rows */
+    COLUMNS_MOST = 2048, /* of B in a block; a multiple of every tile's columns */
+    STRETCH = 256,       /* elements of k that a vector and a matrix are multiplied by at a time */
+    STRIP = 8,           /* vectors of columns in that */
+    CHAINS = 8           /* or columns, one by one */
 };
 
 /* Exponents of the numbers in a panel that are not zero, whether there are zeros, and whether it has to be read with
  * care: it holds subnormals, infinities or nans. */
 struct panel {
+    const void *at; /* the numbers, packed */
     int low, high, zeros, special;
 };
 
@@ -142,7 +146,7 @@ BLOCKS(i32)
 /* Bytes of work that a product needs at any level. */
 static size_t room_needed(size_t n, size_t k) {
     const size_t depth = k < DEPTH ? k : DEPTH, columns = n < COLUMNS_MOST ? n + 64 : COLUMNS_MOST;
-    return (columns + ROWS_MOST) * depth * sizeof(uint64_t) + columns * sizeof(struct panel);
+    return (columns + ROWS_MOST) * depth * sizeof(uint64_t);
 }
 
 /* C = A B for each of `stack` matrices; 0, or the bytes of work that it needs if `room` is too small. The vectors of a

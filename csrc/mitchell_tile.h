@@ -103,17 +103,16 @@ FASTK_INLINE void TILE(gather)(const char *from, intptr_t lane_step, intptr_t k_
             memcpy(to + p * width, from + (intptr_t)p * k_step, width * sizeof(UINT));
         return;
     }
+    for (size_t p = 0; lanes < width && p < k * width; p++)
+        to[p] = ONE;
     size_t i = 0;
     if (k_step == SCALE / 8)
         for (; i + SQUARE <= lanes; i += SQUARE)
             TILE(transpose)(from + (intptr_t)i * lane_step, lane_step, k, width, to + i);
-    for (; i < width; i++) {
+    for (; i < lanes; i++) {
         const char *lane = from + (intptr_t)i * lane_step;
         for (size_t p = 0; p < k; p++)
-            if (i < lanes)
-                memcpy(to + p * width + i, lane + (intptr_t)p * k_step, sizeof(UINT));
-            else
-                to[p * width + i] = ONE;
+            memcpy(to + p * width + i, lane + (intptr_t)p * k_step, sizeof(UINT));
     }
 }
 
@@ -146,11 +145,12 @@ FASTK_INLINE void TILE(stretch)(const struct image *image, const char *row, int 
 FASTK_INLINE void TILE(unfold)(const struct image *image, const char *from, size_t pixel, size_t p0, size_t lanes,
                                size_t k, UINT *to) {
     const intptr_t area = image->kernel_h * image->kernel_w;
+    const intptr_t first_y = (intptr_t)pixel / image->out_w, first_x = (intptr_t)pixel % image->out_w;
     intptr_t channel = (intptr_t)p0 / area, r = (intptr_t)p0 % area / image->kernel_w,
              s = (intptr_t)p0 % image->kernel_w;
     for (size_t p = 0; p < k; p++, to += WIDTH) {
         const char *plane = from + channel * image->channel_step;
-        intptr_t y = (intptr_t)pixel / image->out_w, x = (intptr_t)pixel % image->out_w, lane = 0;
+        intptr_t y = first_y, x = first_x, lane = 0;
         while (lane < (intptr_t)lanes) { /* a stretch of one output row */
             intptr_t n = image->out_w - x < (intptr_t)lanes - lane ? image->out_w - x : (intptr_t)lanes - lane;
             intptr_t in_y = y * image->stride_h + r * image->dilation_h - image->pad_h;
@@ -169,8 +169,9 @@ FASTK_INLINE void TILE(unfold)(const struct image *image, const char *from, size
     }
 }
 
-/* Look over a panel, and turn it into what is added: less `shift`, with `zero` for zeros. */
-FASTK_INLINE struct panel TILE(encode)(UINT *to, size_t n, UINT shift, UINT zero, int raw) {
+/* Look over a packed panel of n numbers, and turn it into what is added: less `shift`, with `zero` for zeros unless the
+ * panel is special. */
+FASTK_INLINE struct panel TILE(encode)(UINT *to, size_t n, UINT shift, UINT zero, int special) {
     UINT low = INFINITE, high = 0;
     int zeros = 0;
     for (size_t i = 0; i < n; i++) {
@@ -179,21 +180,19 @@ FASTK_INLINE struct panel TILE(encode)(UINT *to, size_t n, UINT shift, UINT zero
         high = u > high ? u : high;
         zeros |= u == 0;
     }
-    struct panel panel = {(int)(low >> M_), (int)(high >> M_), zeros, raw};
+    struct panel panel = {to, (int)(low >> M_), (int)(high >> M_), zeros, special};
     if (high == 0)
         panel.low = panel.high = EXPONENT_ONE;
     panel.special |= panel.low == 0 || panel.high == EXPONENT_MAX;
 #if !WHOLE
     panel.special |= zeros && panel.low <= LOWEST;
 #endif
-    if (panel.special || !zeros)
+    if (zeros && !panel.special)
+        for (size_t i = 0; i < n; i++)
+            to[i] = OP(pick)((to[i] & ~SIGN) == 0, zero, to[i] - shift);
+    else if (shift)
         for (size_t i = 0; i < n; i++)
             to[i] -= shift;
-    else
-        for (size_t i = 0; i < n; i++) {
-            UINT mask = 0 - (UINT)((to[i] & ~SIGN) == 0);
-            to[i] = (zero & mask) | ((to[i] - shift) & ~mask);
-        }
     return panel;
 }
 
@@ -221,29 +220,39 @@ FASTK_INLINE enum path TILE(path)(struct panel a, struct panel b) {
 
 /* ---- tiles: rows * WIDTH sums over k, added to those at c */
 
+/* Between 2^-32 and 2^32 (doubles 2^-256 and 2^256) bits - TAME leave the exponent's upper bits clear. */
+#define TAME ((UINT)(EXPONENT_ONE - (1 << (SCALE == 32 ? 5 : 8))) << M_)
+#define WILD ((UINT)3 << (SCALE - 3))
+
 #if WHOLE
+#define PLAIN_TERM(t) (SUM)(INT) OP(real)(t)
 #define TERM(t) (TILE(sums)) __builtin_convertvector((TILE(reals))(t), TILE(ints))
 #else
+#define PLAIN_TERM(t) OP(real)(t)
 #define TERM(t) (TILE(sums))(t)
 #endif
 
-FASTK_INLINE void TILE(sum_tile)(const UINT *a, const UINT *b, size_t k, SUM *c, size_t c_row, int rows, int masked) {
+/* `keep`: all ones beside each row's number, or zero beside a zero; NULL if none is to be masked out. */
+FASTK_INLINE void TILE(sum_tile)(const UINT *a, const UINT *keep, const UINT *b, size_t k, SUM *c, size_t c_row,
+                                 int rows) {
     TILE(sums) sum[ROWS][2];
     FASTK_UNROLL for (int i = 0; i < rows; i++) {
         memcpy(&sum[i][0], c + (size_t)i * c_row, LANE_BYTES);
         memcpy(&sum[i][1], c + (size_t)i * c_row + LANES, LANE_BYTES);
     }
     for (size_t p = 0; p < k; p++, a += ROWS, b += WIDTH) {
-        TILE(bits) left, right;
+        TILE(bits) left, right, keep_left = {0}, keep_right = {0};
         memcpy(&left, b, sizeof left);
         memcpy(&right, b + LANES, sizeof right);
+        if (keep) {
+            keep_left = (TILE(bits))(left != (left ^ left) + ZERO_COLUMN);
+            keep_right = (TILE(bits))(right != (right ^ right) + ZERO_COLUMN);
+        }
         FASTK_UNROLL for (int i = 0; i < rows; i++) {
             TILE(bits) t = left + a[i], u = right + a[i];
-            if (masked) {
-                TILE(bits) row = (left ^ left) + a[i], zero_row = (left ^ left) + ZERO_ROW;
-                TILE(bits) zero_column = (left ^ left) + ZERO_COLUMN, present = (TILE(bits))(row != zero_row);
-                t &= present & (TILE(bits))(left != zero_column);
-                u &= present & (TILE(bits))(right != zero_column);
+            if (keep) {
+                t = t & keep_left & keep[p * ROWS + (size_t)i];
+                u = u & keep_right & keep[p * ROWS + (size_t)i];
             }
             sum[i][0] += TERM(t);
             sum[i][1] += TERM(u);
@@ -256,15 +265,22 @@ FASTK_INLINE void TILE(sum_tile)(const UINT *a, const UINT *b, size_t k, SUM *c,
 }
 
 /* Functions of their own, so that the sums get the registers. */
-#define SUM_TILE(name, rows, masked)                                                                                   \
+#define SUM_TILE(name, rows)                                                                                           \
     static TARGET __attribute__((noinline)) void TILE(name)(const UINT *a, const UINT *b, size_t k, SUM *c,            \
                                                             size_t c_row) {                                            \
-        TILE(sum_tile)(a, b, k, c, c_row, rows, masked);                                                               \
+        TILE(sum_tile)(a, NULL, b, k, c, c_row, rows);                                                                 \
     }
-SUM_TILE(sum_masked, ROWS, 1)
-SUM_TILE(sum_all, ROWS, 0)
-SUM_TILE(sum_half, ROWS / 2, 0)
-SUM_TILE(sum_one, 1, 0)
+SUM_TILE(sum_all, ROWS)
+SUM_TILE(sum_half, ROWS / 2)
+SUM_TILE(sum_one, 1)
+
+static TARGET __attribute__((noinline)) void TILE(sum_masked)(const UINT *a, const UINT *b, size_t k, SUM *c,
+                                                              size_t c_row) {
+    UINT keep[DEPTH * ROWS];
+    for (size_t i = 0; i < k * ROWS; i++)
+        keep[i] = 0 - (UINT)(a[i] != ZERO_ROW);
+    TILE(sum_tile)(a, keep, b, k, c, c_row, ROWS);
+}
 #undef SUM_TILE
 
 #if WHOLE
@@ -281,14 +297,16 @@ FASTK_INLINE SUM TILE(careful_term)(UINT a, UINT b, INT bias, int refined) {
 #endif
 
 /* Every case looked at. Panels that are special hold zeros as they are. */
-FASTK_INLINE void TILE(careful_tile)(const UINT *a, const UINT *b, size_t k, SUM *c, size_t c_row, size_t rows,
-                                     int a_zeros, int b_zeros, UINT shift, int64_t bias, int refined) {
-    for (size_t p = 0; p < k; p++) {
+FASTK_INLINE void TILE(careful_tile)(struct panel a, struct panel b, size_t k, SUM *c, size_t c_row, size_t rows,
+                                     UINT shift, int64_t bias, int refined) {
+    const UINT *row = a.at, *column = b.at;
+    const int a_coded = a.zeros && !a.special, b_coded = b.zeros && !b.special;
+    for (size_t p = 0; p < k; p++, row += ROWS, column += WIDTH) {
         UINT columns[WIDTH];
         for (size_t j = 0; j < WIDTH; j++)
-            columns[j] = OP(pick)(b_zeros & (b[p * WIDTH + j] == ZERO_COLUMN), 0, b[p * WIDTH + j]);
+            columns[j] = OP(pick)(b_coded & (column[j] == ZERO_COLUMN), 0, column[j]);
         for (size_t i = 0; i < rows; i++) {
-            const UINT row = a[p * ROWS + i], value = a_zeros && row == ZERO_ROW ? 0 : row + shift;
+            const UINT value = a_coded && row[i] == ZERO_ROW ? 0 : row[i] + shift;
             SUM *sums = c + i * c_row;
             if (refined)
                 for (size_t j = 0; j < WIDTH; j++)
@@ -321,36 +339,33 @@ FASTK_INLINE void TILE(drop_nothing)(SUM *c, size_t c_row, size_t rows) {
 }
 
 /* The same nan on every machine. */
-FASTK_INLINE void TILE(settle_nans)(SUM *c, size_t c_row, size_t rows) {
+FASTK_INLINE void TILE(settle_nans)(SUM *c, size_t c_row, size_t rows, size_t columns) {
     for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < WIDTH; j++) {
+        for (size_t j = 0; j < columns; j++) {
             UINT u = OP(bits)(c[i * c_row + j]);
             c[i * c_row + j] = OP(real)(OP(pick)((u & ~SIGN) > INFINITE, INFINITE | (UINT)1 << (M_ - 1), u));
         }
 }
 #endif
 
-FASTK_INLINE void TILE(tile)(const UINT *a, struct panel pa, const UINT *b, struct panel pb, size_t k, SUM *c,
-                             size_t c_row, size_t rows, const struct gemm *g) {
-    enum path path = TILE(path)(pa, pb);
+/* Add the products of a panel of rows and a panel of columns to a tile. */
+FASTK_INLINE void TILE(add)(struct panel a, struct panel b, size_t k, SUM *c, size_t c_row, size_t rows,
+                            const struct gemm *g) {
+    enum path path = TILE(path)(a, b);
 #if !WHOLE
     if (path == TINY && TILE(has_small)(c, c_row, rows))
         path = MASKED;
 #endif
-    if (path == CAREFUL) {
-        TILE(careful_tile)
-        (a, b, k, c, c_row, rows, pa.zeros && !pa.special, pb.zeros && !pb.special, ONE - (UINT)g->bias, g->bias,
-         g->refined);
-        return;
-    }
-    if (path == MASKED)
-        TILE(sum_masked)(a, b, k, c, c_row);
+    if (path == CAREFUL)
+        TILE(careful_tile)(a, b, k, c, c_row, rows, ONE - (UINT)g->bias, g->bias, g->refined);
+    else if (path == MASKED)
+        TILE(sum_masked)(a.at, b.at, k, c, c_row);
     else if (rows > ROWS / 2)
-        TILE(sum_all)(a, b, k, c, c_row);
+        TILE(sum_all)(a.at, b.at, k, c, c_row);
     else if (rows > 1)
-        TILE(sum_half)(a, b, k, c, c_row);
+        TILE(sum_half)(a.at, b.at, k, c, c_row);
     else
-        TILE(sum_one)(a, b, k, c, c_row);
+        TILE(sum_one)(a.at, b.at, k, c, c_row);
 #if !WHOLE
     if (path == TINY)
         TILE(drop_nothing)(c, c_row, rows);
@@ -359,76 +374,197 @@ FASTK_INLINE void TILE(tile)(const UINT *a, struct panel pa, const UINT *b, stru
 
 /* ---- blocks */
 
-/* A tile of C that is cut off at an edge, or whose columns are not contiguous, is summed in `room`. */
-FASTK_INLINE void TILE(through)(char *c, const struct gemm *g, size_t rows, size_t columns, SUM *room, int out) {
-    for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < columns; j++) {
-            char *at = c + (intptr_t)i * g->c_row + (intptr_t)j * g->c_col;
-            if (out)
-                memcpy(at, room + i * WIDTH + j, sizeof(SUM));
-            else
-                memcpy(room + i * WIDTH + j, at, sizeof(SUM));
+/* A stretch of k, and whether it is the first and the last. */
+struct TILE(stage) {
+    size_t p, k;
+    int first, last;
+};
+
+FASTK_INLINE struct panel TILE(pack_rows)(const struct gemm *g, size_t i, struct TILE(stage) s, UINT *to) {
+    const char *from = g->a + (intptr_t)i * g->a_row + (intptr_t)s.p * g->a_col;
+    TILE(gather)(from, g->a_row, g->a_col, g->m - i < ROWS ? g->m - i : ROWS, ROWS, s.k, to);
+    return TILE(encode)(to, s.k * ROWS, ONE - (UINT)g->bias, ZERO_ROW, g->refined);
+}
+
+FASTK_INLINE struct panel TILE(pack_columns)(const struct gemm *g, size_t j, struct TILE(stage) s, UINT *to) {
+    const size_t columns = g->n - j < WIDTH ? g->n - j : WIDTH;
+    if (g->image) {
+        TILE(unfold)(g->image, g->b, g->image->first + j, s.p, columns, s.k, to);
+        return TILE(encode)(to, s.k * WIDTH, 0, ZERO_COLUMN, g->refined);
+    }
+    const char *from = g->b + (intptr_t)j * g->b_col + (intptr_t)s.p * g->b_row;
+    TILE(gather)(from, g->b_col, g->b_row, columns, WIDTH, s.k, to);
+    return TILE(encode)(to, s.k * WIDTH, 0, ZERO_COLUMN, g->refined);
+}
+
+/* A tile of C that is cut off at an edge, or whose columns are not contiguous, is summed in a room of its own. */
+FASTK_INLINE void TILE(update)(const struct gemm *g, size_t i, size_t j, struct panel a, struct panel b,
+                               struct TILE(stage) s) {
+    const size_t rows = g->m - i < ROWS ? g->m - i : ROWS, columns = g->n - j < WIDTH ? g->n - j : WIDTH;
+    char *at = g->c + (intptr_t)i * g->c_row + (intptr_t)j * g->c_col;
+    const int whole = rows == ROWS && columns == WIDTH && g->c_col == sizeof(SUM) && g->c_row > 0;
+    SUM room[ROWS * WIDTH];
+    SUM *c = whole ? (SUM *)(void *)at : room;
+    const size_t c_row = whole ? (size_t)g->c_row / sizeof(SUM) : WIDTH;
+    if (s.first || !whole)
+        for (size_t r = 0; r < ROWS; r++)
+            memset(c + r * c_row, 0, WIDTH * sizeof(SUM));
+    if (!s.first && !whole)
+        for (size_t r = 0; r < rows; r++)
+            for (size_t q = 0; q < columns; q++)
+                memcpy(room + r * WIDTH + q, at + (intptr_t)r * g->c_row + (intptr_t)q * g->c_col, sizeof(SUM));
+    if (whole && i + 2 * ROWS <= g->m)
+        FASTK_UNROLL for (int r = 0; r < ROWS; r++) {
+            __builtin_prefetch(c + (size_t)(ROWS + r) * c_row, 1);
+            __builtin_prefetch(c + (size_t)(ROWS + r) * c_row + WIDTH - 1, 1);
+        }
+    TILE(add)(a, b, s.k, c, c_row, rows, g);
+#if !WHOLE
+    if (s.last)
+        TILE(settle_nans)(c, c_row, rows, WIDTH);
+#endif
+    if (!whole)
+        for (size_t r = 0; r < rows; r++)
+            for (size_t q = 0; q < columns; q++)
+                memcpy(at + (intptr_t)r * g->c_row + (intptr_t)q * g->c_col, room + r * WIDTH + q, sizeof(SUM));
+}
+
+/* ---- a vector times a matrix: packing would cost more than the products */
+
+/* Strips of columns, where rows of B are contiguous; returns 0, having added nothing, if there is anything but tame
+ * numbers. */
+static TARGET __attribute__((noinline)) int TILE(strip)(const UINT *a, const char *b, intptr_t b_row, size_t k,
+                                                        SUM *c) {
+    TILE(sums) sum[STRIP];
+    TILE(bits) seen = {0};
+    memcpy(sum, c, sizeof sum);
+    for (size_t p = 0; p < k; p++, b += b_row)
+        FASTK_UNROLL for (size_t i = 0; i < STRIP; i++) {
+            TILE(bits) t;
+            memcpy(&t, b + i * LANE_BYTES, LANE_BYTES);
+            seen |= t - TAME;
+            t += a[p];
+            sum[i] += TERM(t);
+        }
+    for (size_t i = 0; i < LANES; i++)
+        if (seen[i] & WILD)
+            return 0;
+    memcpy(c, sum, sizeof sum);
+    return 1;
+}
+
+/* Numbers of a vector, less `shift`; whether all are tame. */
+FASTK_INLINE int TILE(fetch)(const char *from, intptr_t step, size_t n, UINT shift, UINT *to) {
+    UINT seen = 0;
+    for (size_t q = 0; q < n; q++)
+        memcpy(&to[q], from + (intptr_t)q * step, sizeof(UINT));
+    for (size_t q = 0; q < n; q++) {
+        seen |= to[q] - TAME;
+        to[q] -= shift;
+    }
+    return (seen & WILD) == 0;
+}
+
+FASTK_INLINE SUM TILE(any_term)(UINT a, UINT b, const struct gemm *g) {
+    return g->refined ? TILE(careful_term)(a, b, 0, 1) : TILE(careful_term)(a, b, (INT)g->bias, 0);
+}
+
+FASTK_INLINE void TILE(strips)(const struct gemm *g, size_t columns) {
+    const UINT shift = ONE - (UINT)g->bias;
+    for (size_t j = 0; j < columns; j += STRIP * LANES) {
+        SUM sum[STRIP * LANES] = {0};
+        for (size_t p = 0; p < g->k; p += STRETCH) {
+            const size_t n = g->k - p < STRETCH ? g->k - p : STRETCH;
+            const char *b = g->b + (intptr_t)p * g->b_row + (intptr_t)j * g->b_col;
+            UINT a[STRETCH];
+            if (TILE(fetch)(g->a + (intptr_t)p * g->a_col, g->a_col, n, shift, a) && !g->refined &&
+                TILE(strip)(a, b, g->b_row, n, sum))
+                continue;
+            for (size_t q = 0; q < n; q++, b += g->b_row) {
+                UINT v[STRIP * LANES];
+                memcpy(v, b, sizeof v);
+                for (size_t i = 0; i < STRIP * LANES; i++)
+                    sum[i] += TILE(any_term)(a[q] + shift, v[i], g);
+            }
+        }
+#if !WHOLE
+        TILE(settle_nans)(sum, 0, 1, STRIP * LANES);
+#endif
+        for (size_t i = 0; i < STRIP * LANES; i++)
+            memcpy(g->c + (intptr_t)(j + i) * g->c_col, &sum[i], sizeof(SUM));
+    }
+}
+
+/* Where columns of B are contiguous: products along k, and CHAINS sums at a time, since one waits for its last
+ * addition. */
+FASTK_INLINE void TILE(chains)(const struct gemm *g) {
+    const UINT shift = ONE - (UINT)g->bias;
+    for (size_t j = 0; j < g->n; j += CHAINS) {
+        const size_t columns = g->n - j < CHAINS ? g->n - j : CHAINS;
+        SUM sum[CHAINS] = {0}, product[CHAINS][STRETCH] = {{0}};
+        for (size_t p = 0; p < g->k; p += STRETCH) {
+            const size_t n = g->k - p < STRETCH ? g->k - p : STRETCH;
+            UINT a[STRETCH], b[STRETCH];
+            const int tame = TILE(fetch)(g->a + (intptr_t)p * g->a_col, g->a_col, n, shift, a) && !g->refined;
+            for (size_t i = 0; i < columns; i++)
+                if (TILE(fetch)(g->b + (intptr_t)p * g->b_row + (intptr_t)(j + i) * g->b_col, SCALE / 8, n, 0, b) &&
+                    tame)
+                    for (size_t q = 0; q < n; q++)
+                        product[i][q] = PLAIN_TERM(a[q] + b[q]);
+                else
+                    for (size_t q = 0; q < n; q++)
+                        product[i][q] = TILE(any_term)(a[q] + shift, b[q], g);
+            for (size_t q = 0; q < n; q++)
+                FASTK_UNROLL for (size_t i = 0; i < CHAINS; i++) sum[i] += product[i][q];
+        }
+#if !WHOLE
+        TILE(settle_nans)(sum, 0, 1, CHAINS);
+#endif
+        for (size_t i = 0; i < columns; i++)
+            memcpy(g->c + (intptr_t)(j + i) * g->c_col, &sum[i], sizeof(SUM));
+    }
+}
+
+/* ---- the whole */
+
+FASTK_INLINE void TILE(panels)(const struct gemm *g, char *work) {
+    const size_t depth = g->k < DEPTH ? g->k : DEPTH;
+    const size_t n_most = g->n < COLUMNS_MOST ? (g->n + WIDTH - 1) / WIDTH * WIDTH : COLUMNS_MOST;
+    UINT *b_block = (UINT *)(void *)work, *a_block = b_block + n_most * depth;
+    struct panel b_panels[COLUMNS_MOST / WIDTH], a_panels[ROWS_MOST / ROWS];
+    for (size_t j0 = 0; j0 < g->n; j0 += n_most)
+        for (size_t p = 0; p < g->k; p += depth) {
+            const size_t k = g->k - p < depth ? g->k - p : depth, n_end = j0 + n_most < g->n ? j0 + n_most : g->n;
+            const struct TILE(stage) s = {p, k, p == 0, p + k == g->k};
+            for (size_t i0 = 0; i0 < g->m; i0 += ROWS_MOST) {
+                const size_t i_end = i0 + ROWS_MOST < g->m ? i0 + ROWS_MOST : g->m;
+                for (size_t i = i0; i < i_end; i += ROWS)
+                    a_panels[(i - i0) / ROWS] = TILE(pack_rows)(g, i, s, a_block + (i - i0) * k);
+                for (size_t j = j0; j < n_end; j += WIDTH) {
+                    struct panel *b = &b_panels[(j - j0) / WIDTH];
+                    if (i0 == 0)
+                        *b = TILE(pack_columns)(g, j, s, b_block + (j - j0) * k);
+                    for (size_t i = i0; i < i_end; i += ROWS)
+                        TILE(update)(g, i, j, a_panels[(i - i0) / ROWS], *b, s);
+                }
+            }
         }
 }
 
 FASTK_INLINE void TILE(blocks)(const struct gemm *g, char *work) {
-    const size_t k_most = g->k < DEPTH ? g->k : DEPTH;
-    const size_t n_most = g->n < COLUMNS_MOST ? (g->n + WIDTH - 1) / WIDTH * WIDTH : COLUMNS_MOST;
-    UINT *b_block = (UINT *)(void *)work, *a_panel_room = b_block + n_most * k_most;
-    struct panel *b_panels = (struct panel *)(void *)(a_panel_room + ROWS_MOST * k_most);
-    SUM room[ROWS * WIDTH];
-    for (size_t j0 = 0; j0 < g->n; j0 += n_most) {
-        const size_t n = g->n - j0 < n_most ? g->n - j0 : n_most;
-        for (size_t p0 = 0; p0 < g->k; p0 += k_most) {
-            const size_t k = g->k - p0 < k_most ? g->k - p0 : k_most;
-            for (size_t j = 0; j < n; j += WIDTH) {
-                UINT *to = b_block + j * k;
-                const size_t columns = n - j < WIDTH ? n - j : WIDTH;
-                if (g->image)
-                    TILE(unfold)(g->image, g->b, g->image->first + j0 + j, p0, columns, k, to);
-                else
-                    TILE(gather)
-                (g->b + (intptr_t)(j0 + j) * g->b_col + (intptr_t)p0 * g->b_row, g->b_col, g->b_row, columns, WIDTH, k,
-                 to);
-                b_panels[j / WIDTH] = TILE(encode)(to, k * WIDTH, 0, ZERO_COLUMN, g->refined);
-            }
-            for (size_t i0 = 0; i0 < g->m; i0 += ROWS_MOST / ROWS * ROWS) {
-                const size_t most = ROWS_MOST / ROWS * ROWS, m = g->m - i0 < most ? g->m - i0 : most;
-                struct panel a_panels[ROWS_MOST / ROWS];
-                for (size_t i = 0; i < m; i += ROWS) {
-                    const size_t rows = m - i < ROWS ? m - i : ROWS;
-                    TILE(gather)
-                    (g->a + (intptr_t)(i0 + i) * g->a_row + (intptr_t)p0 * g->a_col, g->a_row, g->a_col, rows, ROWS, k,
-                     a_panel_room + i * k);
-                    a_panels[i / ROWS] =
-                        TILE(encode)(a_panel_room + i * k, k * ROWS, ONE - (UINT)g->bias, ZERO_ROW, g->refined);
-                }
-                for (size_t j = 0; j < n; j += WIDTH)
-                    for (size_t i = 0; i < m; i += ROWS) {
-                        const size_t rows = m - i < ROWS ? m - i : ROWS, columns = n - j < WIDTH ? n - j : WIDTH;
-                        char *at = g->c + (intptr_t)(i0 + i) * g->c_row + (intptr_t)(j0 + j) * g->c_col;
-                        const int whole = rows == ROWS && columns == WIDTH && g->c_col == sizeof(SUM) &&
-                                          g->c_row % (intptr_t)sizeof(SUM) == 0 && g->c_row > 0;
-                        SUM *c = whole ? (SUM *)(void *)at : room;
-                        const size_t c_row = whole ? (size_t)g->c_row / sizeof(SUM) : WIDTH;
-                        if (p0 == 0 || !whole)
-                            for (size_t r = 0; r < ROWS; r++)
-                                memset(c + r * c_row, 0, WIDTH * sizeof(SUM));
-                        if (p0 != 0 && !whole)
-                            TILE(through)(at, g, rows, columns, room, 0);
-                        TILE(tile)
-                        (a_panel_room + i * k, a_panels[i / ROWS], b_block + j * k, b_panels[j / WIDTH], k, c, c_row,
-                         rows, g);
-#if !WHOLE
-                        if (p0 + k == g->k)
-                            TILE(settle_nans)(c, c_row, rows);
-#endif
-                        if (!whole)
-                            TILE(through)(at, g, rows, columns, room, 1);
-                    }
-            }
-        }
+    struct gemm rest = *g;
+    if (g->m == 1 && !g->image && g->b_row == SCALE / 8) {
+        TILE(chains)(g);
+        return;
     }
+    if (g->m == 1 && !g->image && g->b_col == SCALE / 8) {
+        const size_t columns = g->n / (STRIP * LANES) * (STRIP * LANES);
+        TILE(strips)(g, columns);
+        rest.n -= columns;
+        rest.b += (intptr_t)columns * g->b_col;
+        rest.c += (intptr_t)columns * g->c_col;
+    }
+    TILE(panels)(&rest, work);
 }
 
 #undef UINT
@@ -451,6 +587,9 @@ FASTK_INLINE void TILE(blocks)(const struct gemm *g, char *work) {
 #undef LOWEST
 #undef ZERO_COLUMN
 #undef TERM
+#undef PLAIN_TERM
+#undef TAME
+#undef WILD
 #undef SCALE
 #undef WHOLE
 #undef LANE_BYTES

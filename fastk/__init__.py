@@ -67,7 +67,8 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module("." + name, __name__)
     if name in _LAZY:
-        return getattr(import_module("." + _LAZY[name], __name__), name)
+        globals()[name] = value = getattr(import_module("." + _LAZY[name], __name__), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -268,21 +268,25 @@ _SMALL_INTEGERS = (np.dtype(np.int8), np.dtype(np.uint8))
 _NARROW_FLOATS = ("float16", "bfloat16", "float32")
 
 
-def _products(a: NDArray[Any], b: NDArray[Any], names: str) -> _Products:
+@lru_cache(maxsize=None)
+def _products(a: np.dtype[Any], b: np.dtype[Any], names: str) -> _Products:
     single, double, whole = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32)
-    if a.dtype in _SMALL_INTEGERS and b.dtype in _SMALL_INTEGERS:
+    if a in _SMALL_INTEGERS and b in _SMALL_INTEGERS:
         return _Products("i32", single, whole)  # all of them are floats, and so are their products
     try:
-        common = np.promote_types(a.dtype, b.dtype)
+        common = np.promote_types(a, b)
     except TypeError:
         common = np.dtype(object)
     if common.name in _NARROW_FLOATS:
         return _Products("f32", single, single)
     if common == double:
         return _Products("f64", double, double)
-    raise TypeError(
-        f"{names}: dtypes {a.dtype} and {b.dtype}; allowed are float16, bfloat16, float32, float64, int8 and uint8"
-    )
+    raise TypeError(f"{names}: dtypes {a} and {b}; allowed are float16, bfloat16, float32, float64, int8 and uint8")
+
+
+@lru_cache(maxsize=64)
+def _options(correction: Correction, products: _Products) -> tuple[int, int]:
+    return _places(correction.bias, products.sum.name), int(correction.refined)
 
 
 _room = threading.local()
@@ -309,7 +313,7 @@ def _pieces(length: int, count: int, multiple: int) -> list[slice]:
 
 
 def _readable(a: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    return np.require(a, dtype, "A")
+    return a if a.dtype == dtype and a.flags.aligned else np.require(a, dtype, "A")
 
 
 class _Output:
@@ -318,10 +322,8 @@ class _Output:
     def __init__(self, out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: NDArray[Any]) -> None:
         self.out = out
         direct = out is not None and out.dtype == dtype and out.flags.aligned
-        if out is None or not direct or any(np.may_share_memory(out, a) for a in inputs):
-            self.array = np.empty(shape, dtype)
-        else:
-            self.array = out
+        apart = direct and not any(np.may_share_memory(out, a) for a in inputs)
+        self.array = out if apart else np.empty(shape, dtype)
 
     def delivered(self) -> NDArray[Any]:
         if self.out is None:
@@ -349,15 +351,18 @@ def _gemm(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], products: _Products
     """Stacks of matrices, one axis of stacking; the largest extent is split over the threads."""
     (stack, m, k), n = a.shape, b.shape[2]
     name = f"mitchell_gemm_{products.kind}"
-    options = _places(correction.bias, products.sum.name), int(correction.refined)
+    options = _options(correction, products)
     count = split(stack * m * n * k, _PIECE)
+    if count == 1:
+        _call(name, a, b, c, stack, m, n, k, *options)
+        return
     axis = 0 if stack >= count else 1 if m > n else 2
-    parts = _pieces((stack, m, n)[axis], count, (1, 24, 32)[axis]) if count > 1 else [slice(None)]
+    parts = _pieces((stack, m, n)[axis], count, (1, 24, 32)[axis])
 
     def run(i: int) -> None:
         part, every = parts[i], slice(None)
-        rows = [a[part], a[:, part], a][axis] if count > 1 else a
-        columns = [b[part], b, b[:, :, part]][axis] if count > 1 else b
+        rows = [a[part], a[:, part], a][axis]
+        columns = [b[part], b, b[:, :, part]][axis]
         sums = c[(*[every] * axis, part)]
         _call(name, rows, columns, sums, *sums.shape, k, *options)
 
@@ -422,13 +427,13 @@ def mitchell_matmul(
     a, b = np.asarray(a), np.asarray(b)
     if not (a.ndim and b.ndim):
         raise ValueError(f"a, b: shapes {a.shape} and {b.shape}; allowed are arrays of at least one dimension")
-    products = _products(a, b, "a, b")
+    products = _products(a.dtype, b.dtype, "a, b")
     left = a[None] if a.ndim == 1 else a
     right = b[:, None] if b.ndim == 1 else b
     if left.shape[-1] != right.shape[-2]:
         raise ValueError(f"a, b: shapes {a.shape} and {b.shape}; {left.shape[-1]} columns meet {right.shape[-2]} rows")
     try:
-        stack = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        stack = np.broadcast_shapes(left.shape[:-2], right.shape[:-2]) if left.ndim + right.ndim > 4 else ()
     except ValueError:
         raise ValueError(f"a, b: shapes {a.shape} and {b.shape}; the stacks do not broadcast") from None
     squeezed = (*stack, *left.shape[-2:-1][: a.ndim > 1], *right.shape[-1:][: b.ndim > 1])
@@ -438,10 +443,11 @@ def mitchell_matmul(
     left, right = _readable(left, products.operand), _readable(right, products.operand)
     full = output.array.reshape((*stack, left.shape[-2], right.shape[-1]))
     if full.size:
-        axes = stack or (1,)
-        left = np.broadcast_to(left, (*axes, *left.shape[-2:]))
-        right = np.broadcast_to(right, (*axes, *right.shape[-2:]))
-        full = full if stack else full[None]
+        if stack:
+            left = np.broadcast_to(left, (*stack, *left.shape[-2:]))
+            right = np.broadcast_to(right, (*stack, *right.shape[-2:]))
+        else:
+            left, right, full = left[None], right[None], full[None]
         for operands in _stacked(left, right, full):
             _gemm(*operands, products, method)
     return output.delivered()
@@ -490,7 +496,7 @@ def mitchell_dot(
     if columns.shape[0] != inner:
         raise ValueError(f"a, b: shapes {a.shape} and {b.shape}; {inner} columns meet {columns.shape[0]} rows")
     shape = (*a.shape[:-1], *(columns.shape[1:] if b.ndim > 1 else ()))
-    products = _products(a, b, "a, b")
+    products = _products(a.dtype, b.dtype, "a, b")
     _check_out(out, shape, products.sum)
     output = _Output(out, shape, products.sum, a, b)
     left, right = a.reshape(-1, inner), columns.reshape(inner, -1)
@@ -560,7 +566,7 @@ def mitchell_conv2d(
     x, w = np.asarray(x), np.asarray(w)
     if x.ndim != 4 or w.ndim != 4:
         raise ValueError(f"x, w: shapes {x.shape} and {w.shape}; allowed are (N, C, H, W) and (O, C / groups, KH, KW)")
-    products = _products(x, w, "x, w")
+    products = _products(x.dtype, w.dtype, "x, w")
     (images, channels, *image), (m, *kernel) = x.shape, w.shape
     parts = integer(groups, "groups", 1)
     steps, pads, gaps = _pair(stride, "stride", 1), _pair(padding, "padding", 0), _pair(dilation, "dilation", 1)
@@ -595,7 +601,7 @@ def _convolve(
 ) -> None:
     """Images, groups or output pixels are split over the threads, whichever there are enough of."""
     (images, m, pixels), k = out.shape, weights.shape[1]
-    options = _places(correction.bias, products.sum.name), int(correction.refined)
+    options = _options(correction, products)
     count = split(out.size * k, _PIECE)
     by_images, by_groups = images >= count, groups >= count
     parts = _pieces(images if by_images else groups if by_groups else pixels, count, 1 if by_images or by_groups else 32)

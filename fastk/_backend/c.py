@@ -24,7 +24,7 @@ else:
     ffi, lib = _core.ffi, _core.lib
 
 POINTERS = {np.uint8: "uint8_t[]", np.uint16: "uint16_t[]", np.uint32: "uint32_t[]", np.uint64: "uint64_t[]"}
-POINTERS |= {np.int32: "int32_t *", np.int64: "int64_t[]", np.float32: "float *", np.float64: "double *"}
+STRIDED = {np.int32: "int32_t", np.float32: "float", np.float64: "double"}
 
 
 def available_isa() -> tuple[str, ...]:
@@ -46,7 +46,10 @@ def compiler() -> str:
 def _pointer(parameter: Parameter, array: np.ndarray[Any, Any]) -> Iterable[Any]:
     if not parameter.strided:
         return (ffi.from_buffer(POINTERS[parameter.dtype], array),)  # type: ignore[index]
-    return ffi.cast(POINTERS[parameter.dtype], array.__array_interface__["data"][0]), *array.strides  # type: ignore[index]
+    if array.flags.c_contiguous and array.size:
+        return ffi.from_buffer(STRIDED[parameter.dtype] + "[]", array), *array.strides  # type: ignore[index]
+    address = array.__array_interface__["data"][0]
+    return ffi.cast(STRIDED[parameter.dtype] + "*", address), *array.strides  # type: ignore[index]
 
 
 def bind(name: str) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -87,12 +88,12 @@ class Parameter:
     times: int = 1
     extents: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def strided(self) -> bool:
         """Whether strides are passed along."""
         return len(self.extents) > 1
 
-    def refusal(self, array: Any, arguments: tuple[Any, ...]) -> Exception | None:
+    def refusal(self, array: Any, arguments: list[Any]) -> Exception | None:
         """What is wrong with this array in this call."""
         if not isinstance(array, np.ndarray):
             return TypeError(f"{self.name} must be an array, not {type(array).__name__}")
@@ -103,9 +104,9 @@ class Parameter:
         if not (flags.writeable or self.constant):
             return ValueError(f"{self.name} is written, but the array is read-only")
         if self.strided:
-            shape = tuple(int(arguments[i]) for i in self.extents)
+            shape = tuple([arguments[i] for i in self.extents])
             return None if array.shape == shape else ValueError(f"{self.name} has shape {array.shape}, not {shape}")
-        needed = self.times * int(arguments[self.extents[0]]) if self.extents else self.times
+        needed = self.times * arguments[self.extents[0]] if self.extents else self.times
         return None if array.size >= needed else ValueError(f"{self.name} has {array.size} elements, needs {needed}")
 
 
@@ -138,26 +139,23 @@ class Kernel:
 
     def checked(self, function: Callable[..., Any], convert: Callable[[Any, Any], Iterable[Any]]) -> Callable[..., Any]:
         """Wrap a backend's function: everything is checked and arrays converted; no other code reaches the kernel."""
-        rows = [
-            (i, p, None if p.dtype else (f"{self.name}: {p.name}", *RANGES[p.kind])) for i, p in enumerate(self.parameters)
-        ]
+        scalars = [(i, f"{self.name}: {p.name}", *RANGES[p.kind]) for i, p in enumerate(self.parameters) if not p.dtype]
+        arrays = [(i, p) for i, p in enumerate(self.parameters) if p.dtype]
         count = len(self.parameters)
 
         def call(*arguments: Any) -> Any:
             if len(arguments) != count:
                 raise TypeError(f"{self.name} takes {count} arguments, got {len(arguments)}")
-            for i, _, scalar in rows:
-                if scalar:
-                    integer(arguments[i], *scalar)
-            converted: list[Any] = []
-            for i, parameter, scalar in rows:
+            converted: list[Any] = list(arguments)
+            for i, name, least, most in scalars:
                 value = arguments[i]
-                if scalar:
-                    converted.append(int(value))
-                    continue
-                if error := parameter.refusal(value, arguments):
+                if type(value) is not int or not least <= value <= most:
+                    converted[i] = integer(value, name, least, most)
+            for i, parameter in arrays:
+                if error := parameter.refusal(arguments[i], converted):
                     raise type(error)(f"{self.name}: {error}")
-                converted.extend(convert(parameter, value))
+            for i, parameter in reversed(arrays):
+                converted[i : i + 1] = convert(parameter, arguments[i])
             return function(*converted)
 
         call.__name__ = self.name

@@ -9,9 +9,9 @@ import numba
 import numpy as np
 
 from ..kernels import KERNELS, Kernel, Parameter
-from . import records
+from . import mitchell_gemm, records
 
-MODULES = (records,)
+MODULES = (records, mitchell_gemm)
 
 # Positions and sizes are signed here: numba turns uint64 combined with int64 into float64.
 SCALARS = dict.fromkeys(("size", "fanout", "bits", "u32", "i64", "flag"), numba.int64) | {"u64": numba.uint64, "u8": numba.uint8}

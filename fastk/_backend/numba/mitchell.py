@@ -1,13 +1,15 @@
-"""The inner loops of the Mitchell ufuncs, as in csrc/mitchell_scale.h and csrc/mitchell.c, where the method is explained.
+"""The inner loops of the Mitchell ufuncs; the method is explained in csrc/mitchell_scale.h and csrc/mitchell.c.
 
-A loop is compiled for an op, refined or not, and one of three domains: floats at the 32-bit scale, floats at the 64-bit
-scale with the integers that are converted to them, and integers, as 64 bits. Which dtype it is, its data tells it.
+A loop is compiled for an op, refined or not, and one of three domains: floats at the 32-bit scale; floats at the 64-bit
+scale, and integers converted to them; integers, as 64 bits. Which dtype and bias it serves, its data tells.
+
+The functions are compiled one by one, and LLVM inlines them: numba's own inlining takes six times as long.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,20 +20,86 @@ from numba.extending import intrinsic
 from .memory import address, pointer, stack
 
 MUL, SQUARE, DIV, RECIPROCAL, SQRT, RSQRT, LOG2, EXP2, POW = range(9)
-INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, F16, F32, F64, BF16 = range(12)
+INT64, UINT8, UINT64, F16, F32, F64, BF16 = 3, 4, 7, 8, 9, 10, 11
 OP, DTYPE, REFINED, BIAS, LOG_BIAS = range(5)
 FLOATS_32, FLOATS_64, INTEGERS = range(3)
 BLOCK = 512
 
 BYTE, HALF, SINGLE, DOUBLE = np.uint8(0), np.uint16(0), np.uint32(0), np.uint64(0)
-U1, U41, U63, U64 = (np.uint64(n) for n in (1, 41, 63, 64))
+U1, U41, U63 = np.uint64(1), np.uint64(41), np.uint64(63)
+
+inlined = njit(forceinline=True)
+
+
+# ---- words: integers of a scale's width, which numba would promote
+
+
+@intrinsic
+def word(typing_context, x, s):
+    """An integer modulo 2^32 or 2^64."""
+
+    def generate(context, builder, signature, arguments):
+        return context.cast(builder, arguments[0], signature.args[0], s[0])
+
+    return s[0](types.unliteral(x), s), generate
+
+
+@intrinsic
+def signed(typing_context, x, s):
+    """The same in two's complement, as int64."""
+
+    def generate(context, builder, signature, arguments):
+        u = context.cast(builder, arguments[0], signature.args[0], s[0])
+        return builder.sext(u, ir.IntType(64)) if s[0].bitwidth < 64 else u
+
+    return types.int64(types.unliteral(x), s), generate
+
+
+@intrinsic
+def bits(typing_context, x):
+    """The word of a float."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(x.bitwidth))
+
+    return (types.uint32 if x.bitwidth == 32 else types.uint64)(x), generate
+
+
+@intrinsic
+def real(typing_context, u, s):
+    """The float of a word."""
+
+    def generate(context, builder, signature, arguments):
+        u = context.cast(builder, arguments[0], signature.args[0], s[0])
+        return builder.bitcast(u, context.get_value_type(signature.return_type))
+
+    return s[-1](types.unliteral(u), s), generate
+
+
+@intrinsic
+def pick(typing_context, condition, yes, no, s):
+    """A select of words, where a conditional expression would be a branch."""
+
+    def generate(context, builder, signature, arguments):
+        yes, no = (context.cast(builder, arguments[i], signature.args[i], s[0]) for i in (1, 2))
+        return builder.select(arguments[0], yes, no)
+
+    return s[0](types.boolean, types.unliteral(yes), types.unliteral(no), s), generate
+
+
+@intrinsic
+def leading_zeros(typing_context, u):
+    def generate(context, builder, signature, arguments):
+        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), generate
 
 
 # ---- one scale
 
 
 class Scale(NamedTuple):
-    """What mitchell_scale.h defines, as words and reals."""
+    """What mitchell_scale.h defines, in words; unit and ulps are floats, 1 and 2^m."""
 
     sign: Any
     size: Any
@@ -45,8 +113,8 @@ class Scale(NamedTuple):
     integer: Any
     rounder: Any
     limit: Any
-    unit: Any
     ulps: Any
+    unit: Any
 
 
 class Format(NamedTuple):
@@ -56,150 +124,86 @@ class Format(NamedTuple):
 
 
 def scale(word: Any, real: Any, m: int) -> Scale:
-    sign = 1 << (8 * word().itemsize - 1)
-    infinite = sign - (1 << m)
-    one = infinite // 2 >> m << m
-    integer = one + (m << m)
-    half = 1 << (m - 1)
-    words = (sign, sign - 1, m, 1 << m, (1 << m) - 1, one, infinite, infinite | half, m << m, integer, integer | half)
-    return Scale(*map(word, words), word(integer >> m), real(1), real(1 << m))
+    sign, one_bit, half = 1 << (8 * word().itemsize - 1), 1 << m, 1 << (m - 1)
+    infinite = sign - one_bit
+    one = (infinite >> 1) - half
+    integer = one + m * one_bit
+    words = sign, sign - 1, m, one_bit, one_bit - 1, one, infinite, infinite | half, m << m, integer, integer | half
+    return Scale(*map(word, words), word(integer >> m), real(one_bit), real(1))
 
 
 S32 = scale(np.uint32, np.float32, 23)
 S64 = scale(np.uint64, np.float64, 52)
-LIMIT_32 = np.float64(int(S32.limit) << 23)
-LIMIT_64 = np.float64(S64.limit)
-OFFSET = np.uint64(2048)
-HUGE, TINY = np.float64(2.0**64), np.float64(2.0**-256)
-HALF_64 = np.float64(0.5)
-BOW = np.float32(0.375)
 
 
-@intrinsic
-def word(typing_context, x, s):
-    """An integer modulo 2^32 or 2^64: numba computes with 64 bits."""
-
-    def generate(context, builder, signature, arguments):
-        return context.cast(builder, arguments[0], signature.args[0], signature.return_type)
-
-    return s[0](types.unliteral(x), s), generate
-
-
-@intrinsic
-def signed(typing_context, x, s):
-    """An integer modulo 2^32 or 2^64 in two's complement, as int64."""
-
-    def generate(context, builder, signature, arguments):
-        u = context.cast(builder, arguments[0], signature.args[0], s[0])
-        return builder.sext(u, ir.IntType(64)) if s[0].bitwidth < 64 else u
-
-    return types.int64(types.unliteral(x), s), generate
-
-
-@intrinsic
-def bits(typing_context, x):
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(x.bitwidth))
-
-    return (types.uint32 if x == types.float32 else types.uint64)(x), generate
-
-
-@intrinsic
-def real(typing_context, u, s):
-    """The float of these bits, modulo 2^32 or 2^64."""
-
-    def generate(context, builder, signature, arguments):
-        u = context.cast(builder, arguments[0], signature.args[0], s[0])
-        return builder.bitcast(u, context.get_value_type(signature.return_type))
-
-    return s[-1](types.unliteral(u), s), generate
-
-
-@intrinsic
-def pick(typing_context, condition, yes, no, s):
-    """A select of words, where an if would be a branch."""
-
-    def generate(context, builder, signature, arguments):
-        condition = context.cast(builder, arguments[0], signature.args[0], types.boolean)
-        condition = builder.trunc(condition, ir.IntType(1)) if condition.type.width > 1 else condition
-        words = (context.cast(builder, arguments[i], signature.args[i], s[0]) for i in (1, 2))
-        return builder.select(condition, *words)
-
-    return s[0](types.boolean, types.unliteral(yes), types.unliteral(no), s), generate
-
-
-@intrinsic
-def leading_zeros(typing_context, u):
-    def generate(context, builder, signature, arguments):
-        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
-
-    return types.int64(types.uint64), generate
-
-
-@njit(forceinline=True)
+@inlined
 def place(u, s):
-    small = bits(real(s.integer | (u & s.fraction), s) - real(s.integer, s)) - (s.one - s.one_bit)
-    return pick(u < s.one_bit, small, u + s.lift, s)
+    subnormal = bits(real(s.integer | (u & s.fraction), s) - real(s.integer, s)) - (s.one - s.one_bit)
+    return pick(u < s.one_bit, subnormal, u + s.lift, s)
 
 
-@njit(forceinline=True)
-def fraction(place, s):
-    return real(s.one | (place & s.fraction), s) - s.unit
+@inlined
+def fraction(p, s):
+    return real(s.one | (p & s.fraction), s) - s.unit
 
 
-@njit(forceinline=True)
+@inlined
 def nearest(x, s):
     return word(bits(x + real(s.rounder, s)) - s.rounder, s)
 
 
-@njit(forceinline=True)
+@inlined
 def float_of(integer, s):
-    """The float of an integer that `nearest` may give."""
+    """The inverse of `nearest`."""
     return real(integer + s.rounder, s) - real(s.rounder, s)
 
 
-@njit(forceinline=True)
+@inlined
 def clamped(x, limit, s):
-    u, most = bits(x), bits(limit)
-    size = u & s.size
-    return real(pick(size < most, size, most, s) | (u & s.sign), s)
+    size, most = bits(x) & s.size, bits(limit)
+    return real(pick(size < most, size, most, s) | (bits(x) & s.sign), s)
 
 
-@njit(forceinline=True)
+@inlined
 def small_product(x, y, s):
     u, v = bits(x), bits(y)
     return real(pick((u == 0) | (v == 0), 0, u + v - s.one, s), s)
 
 
-@njit(forceinline=True)
-def bow(place, s):
-    x = fraction(place, s)
-    return nearest(small_product(x, s.unit - x, s) * (BOW * s.ulps), s)
+@inlined
+def bow(p, s):
+    x = fraction(p, s)
+    return nearest(small_product(x, s.unit - x, s) * (s.ulps * np.float32(0.375)), s)
 
 
-@njit(forceinline=True)
+@inlined
 def truncated(u, f, s):
     return word(u >> f.drop << f.drop, s)
 
 
-@njit(forceinline=True)
+@inlined
 def rounded(u, f, s):
     mask = (U1 << f.drop) - U1
     return truncated(u + (mask >> U1) + (u >> f.drop & U1 & mask), f, s)
 
 
-@njit(forceinline=True)
+@inlined
 def packed(p, q, shift, f, s):
     level = rounded(p + q - shift, f, s)
-    # Half of it, rounded, which does not wrap. A test for carries would be as right, but LLVM does not vectorise it.
+    # About half of it, which does not wrap. LLVM makes no vectors of tests for a carry.
     half = signed((p >> U1) + (q >> U1) - (shift >> U1), s)
     r = pick((level < f.least) | (half < 0), 0, level, s)
     return pick((level >= f.inf) & (half >= 0) | (half >= signed(f.inf >> U1, s)), s.infinite, r, s)
 
 
-@njit(forceinline=True)
+@inlined
+def two_operand_result(r, zero, infinite, u, v, sign, s):
+    r = pick(infinite, s.infinite, pick(zero, 0, r, s), s)
+    return pick((u > s.infinite) | (v > s.infinite) | (zero & infinite), s.quiet, sign | r, s)
+
+
+@inlined
 def mul(a, b, bias, refined, f, s):
-    sign = (a ^ b) & s.sign
     u, v = a & s.size, b & s.size
     p, q = place(u, s), place(v, s)
     if refined:
@@ -214,13 +218,11 @@ def mul(a, b, bias, refined, f, s):
     r = packed(word(p + bias, s), q, s.lift + s.lift + s.one, f, s)
     zero = (u == 0) | (v == 0)
     infinite = (u >= s.infinite) | (v >= s.infinite)
-    r = pick(infinite, s.infinite, pick(zero, 0, r, s), s)
-    return pick((u > s.infinite) | (v > s.infinite) | (zero & infinite), s.quiet, sign | r, s)
+    return two_operand_result(r, zero, infinite, u, v, (a ^ b) & s.sign, s)
 
 
-@njit(forceinline=True)
+@inlined
 def div(a, b, bias, refined, f, s):
-    sign = (a ^ b) & s.sign
     u, v = a & s.size, b & s.size
     p, q = place(u, s), place(v, s)
     top = s.infinite + s.lift + s.one_bit
@@ -229,102 +231,101 @@ def div(a, b, bias, refined, f, s):
         below = (p & s.fraction) < (q & s.fraction)
         gap = real(bits(x - y) & s.size, s)
         first = real(pick(below, bits(s.unit + s.unit - gap), bits(s.unit + gap), s), s)
-        t = real(pick(below, bits(s.unit - y), bits(y), s), s)
-        term = bits(small_product(t, gap, s))
+        term = bits(small_product(real(pick(below, bits(s.unit - y), bits(y), s), s), gap, s))
         term = pick(term == 0, 0, term - (q & s.fraction), s)
-        p = p - (p & s.fraction) + bits(first - real(term, s)) - s.one
-        p = word(p - pick(below, s.one_bit, 0, s), s)
-        q = word(q - (q & s.fraction), s)
+        p = p - (p & s.fraction) + bits(first - real(term, s)) - s.one - pick(below, s.one_bit, 0, s)
+        q = q - (q & s.fraction)
     r = packed(word(p + bias, s), word(top - q, s), top - s.one, f, s)
     zero = (u == 0) | (v == s.infinite)
     infinite = (v == 0) | (u == s.infinite)
-    r = pick(infinite, s.infinite, pick(zero, 0, r, s), s)
-    return pick((u > s.infinite) | (v > s.infinite) | (zero & infinite), s.quiet, sign | r, s)
+    return two_operand_result(r, zero, infinite, u, v, (a ^ b) & s.sign, s)
 
 
-@njit(forceinline=True)
-def root(p, bias, refined, f, s):
-    """Of twice a level, to which refine_exp or the bias then comes."""
-    r = word(p, s) >> U1
-    return rounded(r - bow(r, s), f, s) if refined else word(truncated(r, f, s) + bias, s)
-
-
-@njit(forceinline=True)
+@inlined
 def log_place(a, refined, s):
     p = place(a & s.size, s)
     return word(p + bow(p, s), s) if refined else p
 
 
-@njit(forceinline=True)
+@inlined
+def halved(p, bias, refined, f, s):
+    r = word(p, s) >> U1
+    return rounded(r - bow(r, s), f, s) if refined else word(truncated(r, f, s) + bias, s)
+
+
+@inlined
+def positive_result(r, a, at_zero, at_infinity, s):
+    r = pick(a == s.infinite, at_infinity, r, s)
+    return pick(a & s.size == 0, at_zero, pick(a > s.infinite, s.quiet, r, s), s)
+
+
+@inlined
 def sqrt(a, bias, refined, f, s):
-    r = root(log_place(a, refined, s) - s.lift + s.one, bias, refined, f, s)
-    r = pick(a == s.infinite, s.infinite, r, s)
-    return pick(a & s.size == 0, a, pick(a > s.infinite, s.quiet, r, s), s)
+    r = halved(log_place(a, refined, s) - s.lift + s.one, bias, refined, f, s)
+    return positive_result(r, a, a, s.infinite, s)
 
 
-@njit(forceinline=True)
+@inlined
 def rsqrt(a, bias, refined, f, s):
-    r = root(s.one + s.one + s.one + s.lift - log_place(a, refined, s), bias, refined, f, s)
-    r = pick(a == s.infinite, 0, r, s)
-    return pick(a & s.size == 0, a | s.infinite, pick(a > s.infinite, s.quiet, r, s), s)
+    r = halved(s.one + s.one + s.one + s.lift - log_place(a, refined, s), bias, refined, f, s)
+    return positive_result(r, a, a | s.infinite, 0, s)
 
 
-@njit(forceinline=True)
+@inlined
 def log2(a, bias, refined, f, s):
     p = word(log_place(a, refined, s) + bias, s)
     r = rounded(bits(float_of((p >> s.m) - s.limit, s) + fraction(p, s)), f, s)
-    r = pick(a == s.infinite, s.infinite, r, s)
-    return pick(a & s.size == 0, s.sign | s.infinite, pick(a > s.infinite, s.quiet, r, s), s)
+    return positive_result(r, a, s.sign | s.infinite, s.infinite, s)
 
 
-@njit(forceinline=True)
+@inlined
 def power(places, bias, refined, f, s):
     p = word(places + (s.limit << s.m) + s.one, s)
     p = word(p - bow(p, s) if refined else p + bias, s)
     return packed(p, 0, s.limit << s.m, f, s)
 
 
-@njit(forceinline=True)
+@inlined
 def exp2(a, bias, refined, f, s):
     x = clamped(real(a, s), float_of(s.limit, s), s)
     whole = nearest(x, s)
     part = nearest((x - float_of(whole, s)) * s.ulps, s)
-    r = power((whole << s.m) + part, bias, refined, f, s)
-    return pick(a & s.size > s.infinite, s.quiet, r, s)
+    return pick(a & s.size > s.infinite, s.quiet, power((whole << s.m) + part, bias, refined, f, s), s)
 
 
-@njit(forceinline=True)
+@inlined
 def scaled_log_32(log, p):
     t = np.float64(signed(log, S32)) * np.float64(p)
-    return nearest(clamped(t, LIMIT_32, S64), S64)
+    return nearest(clamped(t, float_of(S32.limit, S64) * np.float64(S32.ulps), S64), S64)
 
 
-@njit(forceinline=True)
+@inlined
 def scaled_log_64(log, p):
-    # Neither overflows nor underflows: beyond these, every p has the same result.
-    p = clamped(p, HUGE, S64)
-    p = real(pick(bits(p) & S64.size < bits(TINY), 0, bits(p), S64), S64)
-    centred = log + (OFFSET << S64.m) + (S64.one_bit >> U1)
-    t = float_of((centred >> S64.m) - OFFSET, S64) * p
-    u = (fraction(centred, S64) - HALF_64) * p
-    t, u = clamped(t, 4 * LIMIT_64, S64), clamped(u, 2 * LIMIT_64, S64)
+    # All p beyond these have the same result, and now no product overflows or underflows.
+    p = clamped(p, np.float64(2.0**64), S64)
+    p = real(pick(bits(p) & S64.size < bits(np.float64(2.0**-256)), 0, bits(p), S64), S64)
+    limit, half, offset = float_of(S64.limit, S64), np.float64(0.5), np.uint64(2048)
+    centred = log + (offset << S64.m) + (S64.one_bit >> U1)
+    t = clamped(float_of((centred >> S64.m) - offset, S64) * p, 4 * limit, S64)
+    u = clamped((fraction(centred, S64) - half) * p, 2 * limit, S64)
     whole, more = float_of(nearest(t, S64), S64), float_of(nearest(u, S64), S64)
     rest = (t - whole) + (u - more)
     carry = float_of(nearest(rest, S64), S64)
-    total = clamped(whole + more + carry, LIMIT_64 - 1, S64)
+    total = clamped(whole + more + carry, limit - 1, S64)
     return (nearest(total, S64) << S64.m) + nearest((rest - carry) * S64.ulps, S64)
 
 
-@njit(forceinline=True)
+@inlined
 def power_of(a, b, bias, log_bias, refined, f, s):
     u, v = a & s.size, b & s.size
     log = word(log_place(a, refined, s) + log_bias - s.lift - s.one, s)
     exponent = real(pick(v >= s.infinite, 0, b, s), s)
     places = scaled_log_32(log, exponent) if s.m == S32.m else scaled_log_64(log, exponent)
     r = power(places, bias, refined, f, s)
-    whole = bits(real(pick(v < s.integer, v, 0, s), s) + real(s.integer, s))
-    integer = (v >= s.integer) | (bits(real(whole, s) - real(s.integer, s)) == v)
-    odd = integer & (v < s.integer + s.one_bit) & (pick(v < s.integer, whole, v, s) & U1 != 0)
+    small = v < s.integer
+    whole = bits(real(pick(small, v, 0, s), s) + real(s.integer, s))
+    integer = (not small) | (bits(real(whole, s) - real(s.integer, s)) == v)
+    odd = integer & (v < s.integer + s.one_bit) & (pick(small, whole, v, s) & U1 != 0)
     grows = (u > s.one) ^ (b >= s.sign)
     r = pick((v == s.infinite) | (u == 0) | (u == s.infinite), pick(grows, s.infinite, 0, s), r, s)
     r = pick((v == s.infinite) & (u == s.one), s.one, r, s)
@@ -336,54 +337,54 @@ def power_of(a, b, bias, log_bias, refined, f, s):
 # ---- integers, as 64 bits
 
 
-@njit(forceinline=True)
-def carry(x, y):
-    """Of x + y, by the bits: LLVM does not vectorise a test for x + y < x."""
-    return np.int64((x & y | (x | y) & ~(x + y)) >> U63)
+@inlined
+def fraction_64(a, zeros):
+    """Of a = 2^k (1 + x), in units of 2^-64."""
+    return a << np.uint64(zeros & 63) << U1
 
 
-@njit(forceinline=True)
+@inlined
+def carry_of(x, y):
+    """Of x + y, by its bits; see `packed`."""
+    return (x & y | (x | y) & ~(x + y)) >> U63 != 0
+
+
+@inlined
 def whole_product(a, b, bias):
-    """Of magnitudes, modulo 2^64. Fractions are in units of 2^-64."""
+    """Of magnitudes, modulo 2^64."""
     m, n = leading_zeros(a), leading_zeros(b)
-    x = a << np.uint64(m & 63) << U1
-    y = b << np.uint64(n & 63) << U1
-    shift = np.uint64(bias) << U41
-    k = 126 - m - n + carry(x, y) + carry(x + y, shift) - (bias < 0)
-    total = x + y + shift
-    low = (U1 << np.uint64(k & 63)) + (total >> U1 >> np.uint64(~k & 63))
-    high = total << np.uint64(k & 63)
-    r = pick(k < 64, low, high, S64)
+    x, y, shift = fraction_64(a, m), fraction_64(b, n), np.uint64(bias) << U41
+    k = 126 - m - n + carry_of(x, y) + carry_of(x + y, shift) - (bias < 0)
+    total, up, down = x + y + shift, np.uint64(k & 63), np.uint64(~k & 63)
+    r = pick(k < 64, (U1 << up) + (total >> U1 >> down), total << up, S64)
     return pick((a == 0) | (b == 0) | (k < 0) | (k >= 128), 0, r, S64)
 
 
-@njit(forceinline=True)
-def integer_mul(a, b, bias, refined, top):
-    """`top` is the sign bit, or 0 for an unsigned dtype."""
-    u = pick(a & top != 0, U1 + ~a, a, S64)
-    v = pick(b & top != 0, U1 + ~b, b, S64)
+@inlined
+def integer_mul(a, b, bias, refined, sign):
+    """`sign` is the sign bit, or 0 for an unsigned dtype."""
+    u, v = pick(a & sign != 0, U1 + ~a, a, S64), pick(b & sign != 0, U1 + ~b, b, S64)
     r = whole_product(u, v, bias)
     if refined:
-        m, n = leading_zeros(u) & 63, leading_zeros(v) & 63
-        x, y = u << np.uint64(m) << U1, v << np.uint64(n) << U1
-        k, l = U1 << np.uint64(63 - m), U1 << np.uint64(63 - n)  # noqa: E741
-        over = carry(x, y) != 0
-        r += whole_product(pick(over, k + k - u, u - k, S64), pick(over, l + l - v, v - l, S64), 0)
-        r = pick((u == 0) | (v == 0), 0, r, S64)
-    return pick((a ^ b) & top != 0, U1 + ~r, r, S64)
+        m, n = leading_zeros(u), leading_zeros(v)
+        s, t = S64.sign >> np.uint64(m & 63), S64.sign >> np.uint64(n & 63)
+        carry = carry_of(fraction_64(u, m), fraction_64(v, n))
+        rest = whole_product(pick(carry, s + s - u, u - s, S64), pick(carry, t + t - v, v - t, S64), 0)
+        r += pick((u == 0) | (v == 0), 0, rest, S64)
+    return pick((a ^ b) & sign != 0, U1 + ~r, r, S64)
 
 
-# ---- elements of any dtype and stride, to and from a buffer of words
+# ---- elements of any dtype and stride, to words and back
 
 
-@njit(forceinline=True)
+@inlined
 def width_of(dtype):
     if dtype < F16:
         return 1 << (dtype & 3)
     return 4 if dtype == F32 else 8 if dtype == F64 else 2
 
 
-@njit(forceinline=True)
+@njit
 def collect(start, step, width, n, room):
     if width == 1:
         for i in range(n):
@@ -399,7 +400,7 @@ def collect(start, step, width, n, room):
             room[i] = pointer(start, i * step, DOUBLE)[0]
 
 
-@njit(forceinline=True)
+@njit
 def spread(room, n, start, step, width):
     if width == 1:
         for i in range(n):
@@ -415,24 +416,23 @@ def spread(room, n, start, step, width):
             pointer(start, i * step, DOUBLE)[0] = room[i]
 
 
-@njit(forceinline=True)
+@inlined
 def widen_f16(h):
-    u = h & np.uint32(0x7FFF)
+    u = word(h & 0x7FFF, S32)
     small = bits(float_of(u, S32) * np.float32(2**-24))
     r = pick(u < 0x400, small, (u << 13) + (112 << 23), S32)
-    r = pick(u >= 0x7C00, u << 13 | 255 << 23, r, S32)
-    return (h & np.uint32(0x8000)) << 16 | r
+    return word((h & 0x8000) << 16 | pick(u >= 0x7C00, u << 13 | S32.infinite, r, S32), S32)
 
 
-@njit(forceinline=True)
+@inlined
 def narrow_f16(w):
-    u = w & S32.size
+    u = word(w & S32.size, S32)
     r = pick(u < 113 << 23, 0, (u - (112 << 23)) >> 13, S32)
     r = pick(u >= S32.infinite, 0x7C00, r, S32)
-    return (w >> 16) & 0x8000 | pick(u > S32.infinite, 0x7E00, r, S32)
+    return word((w >> 16) & 0x8000 | pick(u > S32.infinite, 0x7E00, r, S32), S32)
 
 
-@njit(forceinline=True)
+@njit
 def fetch_32(dtype, start, step, n, room):
     collect(start, step, width_of(dtype), n, room)
     if dtype == F16:
@@ -443,28 +443,7 @@ def fetch_32(dtype, start, step, n, room):
             room[i] = room[i] << 16
 
 
-@njit(forceinline=True)
-def fetch_integers(dtype, start, step, n, room):
-    width = width_of(dtype)
-    collect(start, step, width, n, room)
-    if dtype < INT64:
-        unused = np.uint64(64 - 8 * width)
-        for i in range(n):
-            room[i] = np.uint64(np.int64(room[i] << unused) >> unused)
-
-
-@njit(forceinline=True)
-def fetch_64(dtype, start, step, n, room):
-    fetch_integers(dtype, start, step, n, room)
-    if dtype == UINT64:
-        for i in range(n):
-            room[i] = bits(np.float64(room[i]))
-    elif dtype != F64:
-        for i in range(n):
-            room[i] = bits(np.float64(np.int64(room[i])))
-
-
-@njit(forceinline=True)
+@njit
 def deliver_32(dtype, room, n, start, step):
     if dtype == F16:
         for i in range(n):
@@ -475,55 +454,62 @@ def deliver_32(dtype, room, n, start, step):
     spread(room, n, start, step, width_of(dtype))
 
 
-@njit(forceinline=True)
-def apart(args, steps, n, operands):
-    """Whether no result is an operand of another element, as it is where NumPy accumulates."""
-    out, out_step = address(args[operands]), steps[operands]
-    out_low = out + min(0, (n - 1) * out_step)
-    out_end = out + max(0, (n - 1) * out_step) + 8
-    for i in range(operands):
-        start, step = address(args[i]), steps[i]
-        low = start + min(0, (n - 1) * step)
-        end = start + max(0, (n - 1) * step) + 8
-        if low < out_end and out_low < end and (start != out or step != out_step or step == 0):
-            return False
-    return True
+@njit
+def fetch_64(dtype, start, step, n, room, floats):
+    width = width_of(dtype)
+    collect(start, step, width, n, room)
+    if dtype < INT64:
+        unused = np.uint64(64 - 8 * width)
+        for i in range(n):
+            room[i] = np.uint64(np.int64(room[i] << unused) >> unused)
+    if floats and dtype == UINT64:
+        for i in range(n):
+            room[i] = bits(np.float64(room[i]))
+    elif floats and dtype < F16:
+        for i in range(n):
+            room[i] = bits(np.float64(np.int64(room[i])))
 
 
 # ---- loops
 
 
-@njit(forceinline=True)
+@njit
+def sequential(args, steps, n, operands):
+    """Whether a result may be an operand of a later element, as it is where NumPy accumulates."""
+    out, out_step = address(args[operands]), steps[operands]
+    out_low, out_end = out + min(0, (n - 1) * out_step), out + max(0, (n - 1) * out_step) + 8
+    for i in range(operands):
+        start, step = address(args[i]), steps[i]
+        low, end = start + min(0, (n - 1) * step), start + max(0, (n - 1) * step) + 8
+        if low < out_end and out_low < end and (start != out or step != out_step or step == 0):
+            return True
+    return False
+
+
+@njit
 def format_of(dtype, s):
     if dtype == F16:
         return Format(word(13, s), word(113 << 23, s), word(143 << 23, s))
     return Format(word(16 if dtype == BF16 else 0, s), s.one_bit, s.infinite)
 
 
+# These two numba inlines, to leave out what is not of the loop's op and domain.
+
+
 @njit(inline="always")
-def fetch(domain, dtype, start, step, n, room):
+def operand(domain, dtype, straight, start, step, at, n, room, s):
+    start = pointer(start, at * step, BYTE)
+    if straight and step == width_of(dtype):
+        return pointer(start, 0, s.sign)
     if domain == FLOATS_32:
         fetch_32(dtype, start, step, n, room)
-    elif domain == FLOATS_64:
-        fetch_64(dtype, start, step, n, room)
     else:
-        fetch_integers(dtype, start, step, n, room)
-
-
-@njit(inline="always")
-def deliver(domain, dtype, room, n, start, step):
-    if domain == FLOATS_32:
-        deliver_32(dtype, room, n, start, step)
-    elif domain == FLOATS_64:
-        spread(room, n, start, step, 8)
-    else:
-        spread(room, n, start, step, width_of(dtype))
+        fetch_64(dtype, start, step, n, room, domain == FLOATS_64)
+    return room
 
 
 @njit(inline="always")
 def element(op, a, b, bias, log_bias, refined, f, s):
-    if op == MUL or op == SQUARE:
-        return mul(a, b, bias, refined, f, s)
     if op == DIV:
         return div(a, b, bias, refined, f, s)
     if op == RECIPROCAL:
@@ -536,62 +522,56 @@ def element(op, a, b, bias, log_bias, refined, f, s):
         return log2(a, bias, refined, f, s)
     if op == EXP2:
         return exp2(a, bias, refined, f, s)
-    return power_of(a, b, bias, log_bias, refined, f, s)
+    if op == POW:
+        return power_of(a, b, bias, log_bias, refined, f, s)
+    return mul(a, b, bias, refined, f, s)
 
 
-POINTER = types.CPointer(types.uint8)
 NUMBERS = types.CPointer(types.int64)
-LOOP = types.void(types.CPointer(POINTER), NUMBERS, NUMBERS, NUMBERS)
+LOOP = types.void(types.CPointer(types.CPointer(types.uint8)), NUMBERS, NUMBERS, NUMBERS)
 
 
-@lru_cache(maxsize=None)
+@cache
 def loop_of(op: int, refined: bool, domain: int) -> Any:
-    """What the loop refers to here is plain data, so that the key of its cache is the same in every process."""
+    """What the loop closes over is plain data, so its cache has the same key in every process."""
     operands = 2 if op in (MUL, DIV, POW) else 1
-    s, word_size = (S32, 4) if domain == FLOATS_32 else (S64, 8)
+    s, size = (S32, 4) if domain == FLOATS_32 else (S64, 8)
 
     @cfunc(LOOP, cache=True)
     def loop(args, dimensions, steps, data):
         n, dtype = dimensions[0], data[DTYPE]
-        bias, log_bias = word(data[BIAS], s), word(data[LOG_BIAS], s)
-        f = format_of(dtype, s)
-        top = s.sign if dtype < UINT8 else word(0, s)
-        width = width_of(dtype)
-        in_place = width == word_size and (domain != FLOATS_64 or dtype == F64)
-        block = BLOCK if apart(args, steps, n, operands) else 1
+        bias, log_bias, f = word(data[BIAS], s), word(data[LOG_BIAS], s), format_of(dtype, s)
+        sign = pick(dtype < UINT8, s.sign, 0, s)
+        straight = width_of(dtype) == size and (domain != FLOATS_64 or dtype == F64)
+        out_step, out_width = steps[operands], 8 if domain == FLOATS_64 else width_of(dtype)
         room_a, room_b, room = stack(BLOCK, s.sign), stack(BLOCK, s.sign), stack(BLOCK, s.sign)
+        block = 1 if sequential(args, steps, n, operands) else BLOCK
         at = 0
         while at < n:
-            count = min(block, n - at)
-            start = pointer(args[0], at * steps[0], BYTE)
-            a = pointer(start, 0, s.sign)
-            if not in_place or steps[0] != word_size:
-                a = room_a
-                fetch(domain, dtype, start, steps[0], count, a)
-            b = a
-            if operands == 2:
-                start = pointer(args[1], at * steps[1], BYTE)
-                b = pointer(start, 0, s.sign)
-                if not in_place or steps[1] != word_size:
-                    b = room_b
-                    fetch(domain, dtype, start, steps[1], count, b)
-            start = pointer(args[operands], at * steps[operands], BYTE)
-            straight = (domain == FLOATS_64 or in_place) and steps[operands] == word_size
-            out = pointer(start, 0, s.sign) if straight else room
-            for i in range(count):
+            m = min(block, n - at)
+            a = operand(domain, dtype, straight, args[0], steps[0], at, m, room_a, s)
+            b = operand(domain, dtype, straight, args[1], steps[1], at, m, room_b, s) if operands == 2 else a
+            start = pointer(args[operands], at * out_step, BYTE)
+            out = pointer(start, 0, s.sign)
+            # In place too by way of a buffer: LLVM's vectors are for what does not overlap.
+            apart = out_step == out_width == size and address(a) != address(out) != address(b)
+            out = out if apart else room
+            for i in range(m):
                 if domain == INTEGERS:
-                    out[i] = integer_mul(a[i], b[i], np.int64(bias), refined, top)
+                    out[i] = integer_mul(a[i], b[i], signed(bias, s), refined, sign)
                 else:
                     out[i] = element(op, a[i], b[i], bias, log_bias, refined, f, s)
-            if not straight:
-                deliver(domain, dtype, room, count, start, steps[operands])
-            at += count
+            if not apart and domain == FLOATS_32:
+                deliver_32(dtype, room, m, start, out_step)
+            elif not apart:
+                spread(room, m, start, out_step, out_width)
+            at += m
 
     return loop
 
 
 def mitchell_loop(op: int, dtype: int, refined: bool) -> int:
-    """Address of the loop for an op, dtype and correction: a function of NumPy's type PyUFuncGenericFunction."""
+    """Address of the loop for an op, a dtype and a correction, by their codes."""
     if dtype < F16 and op in (MUL, SQUARE):
         domain = INTEGERS
     else:
