@@ -13,10 +13,11 @@
 #define FASTK_LANES _Pragma("GCC ivdep")
 #endif
 
-enum { MUL, SQUARE, DIV, RECIPROCAL, SQRT, RSQRT, LOG2, EXP2, POWER };
+enum { MUL, SQUARE, DIV, RECIPROCAL, SQRT, RSQRT, LOG2, EXP2, POWER, OPS_COUNT };
 enum { INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, F16, F32, F64, BF16, SAME };
-enum { OP, DTYPE, REFINED, BIAS, LOG_BIAS }; /* fields of a loop's data */
-enum { BLOCK = 512 };
+enum { OP, DTYPE, REFINED, BIAS, LOG_BIAS };      /* fields of a loop's data */
+enum { PLAIN, SECOND_PASS, TAME_FIRST, METHODS }; /* methods */
+enum { BLOCK = 1024 };
 
 /* ---- floats of 16 bits, as floats of 32 and back */
 
@@ -73,6 +74,58 @@ SIGNED_MUL(16, uint32_t, 32)
 SIGNED_MUL(32, uint64_t, 64)
 SIGNED_MUL(64, uint64_t, wide)
 
+/* ---- kernels: what they are told, and their table at each level */
+
+struct task {
+    int64_t bias, log_bias;
+    struct format_32 format;
+};
+
+#define KERNEL_TYPE(BITS)                                                                                              \
+    typedef void (*kernel_##BITS)(const uint##BITS##_t *pa, const uint##BITS##_t *pb, uint##BITS##_t *po, intptr_t n,  \
+                                  const struct task *task);
+KERNEL_TYPE(8)
+KERNEL_TYPE(16)
+KERNEL_TYPE(32)
+KERNEL_TYPE(64)
+
+/* Integers: signed, unsigned, and both refined. Floats: by method and op. */
+struct kernels {
+    kernel_8 integers_8[4];
+    kernel_16 integers_16[4];
+    kernel_32 integers_32[4];
+    kernel_64 integers_64[4];
+    kernel_32 floats_32[METHODS][OPS_COUNT];
+    kernel_64 floats_64[METHODS][OPS_COUNT];
+};
+
+/* From 2^-32 to 2^32, doubles from 2^-256 to 2^256: no product or quotient of two leaves the range. */
+#define TAME_32 (UINT32_C(95) << 23), UINT32_C(0x60000000)
+#define TAME_64 (UINT64_C(767) << 52), UINT64_C(0x6000000000000000)
+/* From 2^-64 to 2^64, doubles from 2^-512 to 2^512, and positive. */
+#define POSITIVE_32 (UINT32_C(63) << 23), UINT32_C(0xc0000000)
+#define POSITIVE_64 (UINT64_C(511) << 52), UINT64_C(0xc000000000000000)
+/* Below 64 in size, doubles below 512, and not 0. */
+#define LOGARITHM_32 (UINT32_C(5) << 23), UINT32_C(0x40000000)
+#define LOGARITHM_64 (UINT64_C(8) << 52), UINT64_C(0x4000000000000000)
+/* From 2^-16 to 2^16, doubles from 2^-128 to 2^128, and positive; and not 0 and below 4: no power leaves the range. */
+#define BASE_32 (UINT32_C(111) << 23), UINT32_C(0xf0000000)
+#define BASE_64 (UINT64_C(895) << 52), UINT64_C(0xf000000000000000)
+#define EXPONENT_32 (UINT32_C(65) << 23), UINT32_C(0x60000000)
+#define EXPONENT_64 (UINT64_C(513) << 52), UINT64_C(0x6000000000000000)
+
+#define TARGET
+#define LEVEL(name) name##_base
+#include "mitchell_lanes.h"
+#ifdef FASTK_X86
+#define TARGET FASTK_TARGET_V3
+#define LEVEL(name) name##_v3
+#include "mitchell_lanes.h"
+#define TARGET FASTK_TARGET_V4
+#define LEVEL(name) name##_v4
+#include "mitchell_lanes.h"
+#endif
+
 /* ---- blocks */
 
 struct loop {
@@ -80,8 +133,7 @@ struct loop {
     const intptr_t *steps;
     intptr_t n, block;
     int inputs;
-    int dtype;     /* of the operands */
-    int converted; /* that dtype where it differs from what is computed, else SAME */
+    int converted; /* dtype of the operands where it differs from what is computed, else SAME */
 };
 
 /* Whether block by block would differ from one by one: NumPy accumulates by a loop whose output is its next input. */
@@ -187,217 +239,71 @@ static __attribute__((noinline)) void store_64(int dtype, char *p, intptr_t step
         AT(uint64_t, p, i, step) = from[i];
 }
 
-#define LOOSE(BITS) (l->converted != SAME || step != BITS / 8)
+/* Elements at .. at + n of each operand, where they are if they can be read there and else in a buffer; the kernel; and
+ * the results to where they go. */
 #define BLOCKS(BITS)                                                                                                   \
-    /* Elements at .. at + n of an operand: where they are if they can be read there, else in `room`. */               \
-    FASTK_INLINE const uint##BITS##_t *operand_##BITS(const struct loop *l, int which, intptr_t at, intptr_t n,        \
-                                                      uint##BITS##_t *room) {                                          \
-        const intptr_t step = l->steps[which];                                                                         \
-        char *p = l->args[which] + at * step;                                                                          \
-        if (!LOOSE(BITS))                                                                                              \
-            return (const uint##BITS##_t *)(void *)p;                                                                  \
-        if (step != 0 || at == 0 || l->block == 1)                                                                     \
-            fetch_##BITS(l->converted, p, step, n, room);                                                              \
-        return room;                                                                                                   \
-    }                                                                                                                  \
-    FASTK_INLINE uint##BITS##_t *result_##BITS(const struct loop *l, intptr_t at, uint##BITS##_t *room) {              \
-        const intptr_t step = l->steps[l->inputs];                                                                     \
-        return LOOSE(BITS) ? room : (uint##BITS##_t *)(void *)(l->args[l->inputs] + at * step);                        \
-    }                                                                                                                  \
-    FASTK_INLINE void deliver_##BITS(const struct loop *l, intptr_t at, intptr_t n, const uint##BITS##_t *room) {      \
-        const intptr_t step = l->steps[l->inputs];                                                                     \
-        if (LOOSE(BITS))                                                                                               \
-            store_##BITS(l->converted, l->args[l->inputs] + at * step, step, n, room);                                 \
+    static void blocks_##BITS(const struct loop *l, kernel_##BITS kernel, const struct task *task) {                   \
+        uint##BITS##_t room[3][BLOCK];                                                                                 \
+        const intptr_t width = l->converted == SAME ? BITS / 8 : 0, *steps = l->steps;                                 \
+        for (intptr_t at = 0; at < l->n; at += l->block) {                                                             \
+            const intptr_t n = l->n - at < l->block ? l->n - at : l->block;                                            \
+            const uint##BITS##_t *in[2];                                                                               \
+            for (int i = 0; i < l->inputs; i++) {                                                                      \
+                const char *p = l->args[i] + at * steps[i];                                                            \
+                in[i] = width && steps[i] == width ? (const uint##BITS##_t *)(const void *)p : room[i];                \
+                if (in[i] == room[i] && (steps[i] != 0 || at == 0 || l->block == 1))                                   \
+                    fetch_##BITS(l->converted, p, steps[i], n, room[i]);                                               \
+            }                                                                                                          \
+            char *p = l->args[l->inputs] + at * steps[l->inputs];                                                      \
+            const int there = width && steps[l->inputs] == width;                                                      \
+            uint##BITS##_t *out = there ? (uint##BITS##_t *)(void *)p : room[2];                                       \
+            kernel(in[0], in[l->inputs - 1], out, n, task);                                                            \
+            if (!there)                                                                                                \
+                store_##BITS(l->converted, p, steps[l->inputs], n, out);                                               \
+        }                                                                                                              \
     }
 BLOCKS(8)
 BLOCKS(16)
 BLOCKS(32)
 BLOCKS(64)
 
-#define LANES(BITS, EXPRESSION)                                                                                        \
-    FASTK_LANES for (intptr_t i = 0; i < n; i++) {                                                                     \
-        const uint##BITS##_t a = pa[i], b = pb[i];                                                                     \
-        (void)b;                                                                                                       \
-        po[i] = (uint##BITS##_t)(EXPRESSION);                                                                          \
-    }
-
-/* The last argument computes a block: n elements of po from pa and pb, which is pa again for an op of one operand. */
-#define EACH_BLOCK(BITS, ...)                                                                                          \
-    do {                                                                                                               \
-        uint##BITS##_t room[3][BLOCK];                                                                                 \
-        for (intptr_t at = 0; at < l->n; at += l->block) {                                                             \
-            const intptr_t n = l->n - at < l->block ? l->n - at : l->block;                                            \
-            const uint##BITS##_t *pa = operand_##BITS(l, 0, at, n, room[0]);                                           \
-            const uint##BITS##_t *pb = l->inputs == 2 ? operand_##BITS(l, 1, at, n, room[1]) : pa;                     \
-            uint##BITS##_t *po = result_##BITS(l, at, room[2]);                                                        \
-            __VA_ARGS__                                                                                                \
-            deliver_##BITS(l, at, n, po);                                                                              \
-        }                                                                                                              \
-    } while (0)
-
-#define EACH(BITS, EXPRESSION) EACH_BLOCK(BITS, LANES(BITS, EXPRESSION))
-
-/* Where the bits of a whole block, less `low`, leave some upper bits clear, its values are so tame that no case has to
- * be looked for, and FAST does. One comparison a block: with the exponent's upper bits in `wide` that is a range of
- * exponents, and with the sign bit in it, of positive numbers. */
-#define SWIFT_IN(BITS, low_a, wide_a, low_b, wide_b, FAST, EXPRESSION)                                                 \
-    EACH_BLOCK(                                                                                                        \
-        BITS, uint##BITS##_t seen_a = 0, seen_b = 0; for (intptr_t i = 0; i < n; i++) {                                \
-            seen_a |= pa[i] - (low_a);                                                                                 \
-            seen_b |= pb[i] - (low_b);                                                                                 \
-        } if ((seen_a & (wide_a)) | (seen_b & (wide_b))) LANES(BITS, EXPRESSION) else LANES(BITS, FAST))
-
-#define SWIFT(BITS, RANGE_A, RANGE_B, FAST, EXPRESSION) SWIFT_IN(BITS, RANGE_A, RANGE_B, FAST, EXPRESSION)
-
-/* From 2^-32 to 2^32, doubles from 2^-256 to 2^256: no product or quotient of two leaves the range. */
-#define TAME_32 (UINT32_C(95) << 23), UINT32_C(0x60000000)
-#define TAME_64 (UINT64_C(767) << 52), UINT64_C(0x6000000000000000)
-/* From 2^-64 to 2^64, doubles from 2^-512 to 2^512, and positive. */
-#define POSITIVE_32 (UINT32_C(63) << 23), UINT32_C(0xc0000000)
-#define POSITIVE_64 (UINT64_C(511) << 52), UINT64_C(0xc000000000000000)
-/* Below 64 in size, doubles below 512, and not 0. */
-#define LOGARITHM_32 (UINT32_C(5) << 23), UINT32_C(0x40000000)
-#define LOGARITHM_64 (UINT64_C(8) << 52), UINT64_C(0x4000000000000000)
-/* From 2^-16 to 2^16, doubles from 2^-128 to 2^128, and positive; and not 0 and below 4: no power leaves the range. */
-#define BASE_32 (UINT32_C(111) << 23), UINT32_C(0xf0000000)
-#define BASE_64 (UINT64_C(895) << 52), UINT64_C(0xf000000000000000)
-#define EXPONENT_32 (UINT32_C(65) << 23), UINT32_C(0x60000000)
-#define EXPONENT_64 (UINT64_C(513) << 52), UINT64_C(0x6000000000000000)
-
-/* ---- one op */
-
-/* Unrefined, and without conversion. */
-#define SWIFT_FLOATS(BITS, FLOAT)                                                                                      \
-    FASTK_INLINE void swift_##BITS(const struct loop *l, int op, const int64_t *data) {                                \
-        const int##BITS##_t bias = (int##BITS##_t)data[BIAS], log_bias = (int##BITS##_t)data[LOG_BIAS];                \
-        const uint##BITS##_t one = ONE_##BITS, up = (uint##BITS##_t)bias;                                              \
-        switch (op) {                                                                                                  \
-        case MUL:                                                                                                      \
-        case SQUARE:                                                                                                   \
-            SWIFT(BITS, TAME_##BITS, TAME_##BITS, a + b - (one - up), mul_##BITS(a, b, bias, 0, FLOAT));               \
-            break;                                                                                                     \
-        case DIV:                                                                                                      \
-            SWIFT(BITS, TAME_##BITS, TAME_##BITS, a - b + (one + up), div_##BITS(a, b, bias, 0, FLOAT));               \
-            break;                                                                                                     \
-        case RECIPROCAL:                                                                                               \
-            SWIFT(BITS, TAME_##BITS, TAME_##BITS, (2 * one + up) - a, div_##BITS(one, a, bias, 0, FLOAT));             \
-            break;                                                                                                     \
-        case SQRT:                                                                                                     \
-            SWIFT(BITS, POSITIVE_##BITS, POSITIVE_##BITS, ((a + one) >> 1) + up, sqrt_##BITS(a, bias, 0, FLOAT));      \
-            break;                                                                                                     \
-        case RSQRT:                                                                                                    \
-            SWIFT(BITS, POSITIVE_##BITS, POSITIVE_##BITS, ((3 * one - a) >> 1) + up, rsqrt_##BITS(a, bias, 0, FLOAT)); \
-            break;                                                                                                     \
-        case LOG2:                                                                                                     \
-            SWIFT(BITS, POSITIVE_##BITS, POSITIVE_##BITS, log2_tame_##BITS(a + up), log2_##BITS(a, bias, 0, FLOAT));   \
-            break;                                                                                                     \
-        case EXP2:                                                                                                     \
-            SWIFT(BITS, LOGARITHM_##BITS, LOGARITHM_##BITS, exp2_tame_##BITS(a) + (one + up),                          \
-                  exp2_##BITS(a, bias, 0, FLOAT));                                                                     \
-            break;                                                                                                     \
-        default:                                                                                                       \
-            SWIFT(BITS, BASE_##BITS, EXPONENT_##BITS,                                                                  \
-                  (one + up) + (uint##BITS##_t)scaled_log_##BITS(a - one + (uint##BITS##_t)log_bias, real_##BITS(b)),  \
-                  pow_##BITS(a, b, bias, log_bias, 0, FLOAT));                                                         \
-            break;                                                                                                     \
-        }                                                                                                              \
-    }
-SWIFT_FLOATS(32, FLOAT32)
-SWIFT_FLOATS(64, FLOAT64)
-
-/* The 32-bit scale serves three formats, so here the format is a variable. */
-#define FLOATS(BITS)                                                                                                   \
-    FASTK_INLINE void floats_##BITS(const struct loop *l, int op, const int64_t *data, struct format_##BITS format,    \
-                                    int refined) {                                                                     \
-        const int##BITS##_t bias = (int##BITS##_t)data[BIAS], log_bias = (int##BITS##_t)data[LOG_BIAS];                \
-        switch (op) {                                                                                                  \
-        case MUL:                                                                                                      \
-        case SQUARE:                                                                                                   \
-            EACH(BITS, mul_##BITS(a, b, bias, refined, format));                                                       \
-            break;                                                                                                     \
-        case DIV:                                                                                                      \
-            EACH(BITS, div_##BITS(a, b, bias, refined, format));                                                       \
-            break;                                                                                                     \
-        case RECIPROCAL:                                                                                               \
-            EACH(BITS, div_##BITS(ONE_##BITS, a, bias, refined, format));                                              \
-            break;                                                                                                     \
-        case SQRT:                                                                                                     \
-            EACH(BITS, sqrt_##BITS(a, bias, refined, format));                                                         \
-            break;                                                                                                     \
-        case RSQRT:                                                                                                    \
-            EACH(BITS, rsqrt_##BITS(a, bias, refined, format));                                                        \
-            break;                                                                                                     \
-        case LOG2:                                                                                                     \
-            EACH(BITS, log2_##BITS(a, bias, refined, format));                                                         \
-            break;                                                                                                     \
-        case EXP2:                                                                                                     \
-            EACH(BITS, exp2_##BITS(a, bias, refined, format));                                                         \
-            break;                                                                                                     \
-        default:                                                                                                       \
-            EACH(BITS, pow_##BITS(a, b, bias, log_bias, refined, format));                                             \
-            break;                                                                                                     \
-        }                                                                                                              \
-    }
-FLOATS(32)
-FLOATS(64)
-
-FASTK_INLINE void integers(const struct loop *l, int64_t bias, int refined) {
-    switch (l->dtype) {
-    case INT8:
-        EACH(8, signed_mul_8(a, b, bias, refined));
-        break;
-    case INT16:
-        EACH(16, signed_mul_16(a, b, bias, refined));
-        break;
-    case INT32:
-        EACH(32, signed_mul_32(a, b, bias, refined));
-        break;
-    case INT64:
-        EACH(64, signed_mul_64(a, b, bias, refined));
-        break;
-    case UINT8:
-        EACH(8, integer_mul_32(a, b, bias, refined));
-        break;
-    case UINT16:
-        EACH(16, integer_mul_32(a, b, bias, refined));
-        break;
-    case UINT32:
-        EACH(32, integer_mul_64(a, b, bias, refined));
-        break;
-    default:
-        EACH(64, integer_mul_wide(a, b, bias, refined));
-        break;
-    }
-}
-
-FASTK_INLINE void mitchell_loop_of(const struct loop *l, const int64_t *data, int refined) {
-    const int op = (int)data[OP];
-    if (l->dtype == F32 && !refined)
-        swift_32(l, op, data);
-    else if (l->dtype == F64 && !refined)
-        swift_64(l, op, data);
-    else if (l->dtype == F64 || (l->dtype < F16 && l->converted != SAME))
-        floats_64(l, op, data, FLOAT64, refined);
-    else if (l->dtype < F16)
-        integers(l, data[BIAS], refined);
+static void run(const struct kernels *kernels, char **args, const intptr_t *dimensions, const intptr_t *steps,
+                const int64_t *fields) {
+    const int op = (int)fields[OP], dtype = (int)fields[DTYPE], refined = fields[REFINED] != 0;
+    const int product = op == MUL || op == SQUARE, integer = dtype < F16, is_unsigned = dtype >= UINT8;
+    const int same = dtype == F32 || dtype == F64 || (integer && product);
+    struct loop l = {
+        args, steps, dimensions[0], BLOCK, op == MUL || op == DIV || op == POWER ? 2 : 1, same ? SAME : dtype};
+    if (is_sequential(&l))
+        l.block = 1;
+    const struct task task = {fields[BIAS], fields[LOG_BIAS],
+                              dtype == F16    ? FLOAT16
+                              : dtype == BF16 ? BFLOAT16
+                                              : FLOAT32};
+    const int method = refined ? SECOND_PASS : same ? TAME_FIRST : PLAIN, whole = 2 * refined + is_unsigned;
+    if (dtype == F64 || (integer && !product))
+        blocks_64(&l, kernels->floats_64[method][op], &task);
+    else if (!integer)
+        blocks_32(&l, kernels->floats_32[method][op], &task);
+    else if (dtype == INT8 || dtype == UINT8)
+        blocks_8(&l, kernels->integers_8[whole], &task);
+    else if (dtype == INT16 || dtype == UINT16)
+        blocks_16(&l, kernels->integers_16[whole], &task);
+    else if (dtype == INT32 || dtype == UINT32)
+        blocks_32(&l, kernels->integers_32[whole], &task);
     else
-        floats_32(l, op, data, l->dtype == F32 ? FLOAT32 : l->dtype == F16 ? FLOAT16 : BFLOAT16, refined);
+        blocks_64(&l, kernels->integers_64[whole], &task);
 }
 
 FASTK_INLINE void mitchell_loop_body(int level, char **args, const intptr_t *dimensions, const intptr_t *steps,
                                      void *data) {
+#ifdef FASTK_X86
+    const struct kernels *kernels = level == FASTK_V4 ? &kernels_v4 : level == FASTK_V3 ? &kernels_v3 : &kernels_base;
+#else
+    const struct kernels *kernels = &kernels_base;
     (void)level;
-    const int64_t *fields = data;
-    const int op = (int)fields[OP], dtype = (int)fields[DTYPE], product = op == MUL || op == SQUARE;
-    const int same = dtype == F32 || dtype == F64 || (dtype < F16 && product);
-    struct loop l = {
-        args, steps, dimensions[0], BLOCK, op == MUL || op == DIV || op == POWER ? 2 : 1, dtype, same ? SAME : dtype};
-    if (is_sequential(&l))
-        l.block = 1;
-    if (fields[REFINED])
-        mitchell_loop_of(&l, fields, 1);
-    else
-        mitchell_loop_of(&l, fields, 0);
+#endif
+    run(kernels, args, dimensions, steps, data);
 }
 
 FASTK_STAMP(void, mitchell_loop, (char **args, const intptr_t *dimensions, const intptr_t *steps, void *data),

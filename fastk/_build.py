@@ -11,7 +11,7 @@ from pathlib import Path
 from cffi import FFI
 
 SOURCES = ["dispatch.c", "mitchell.c", "mitchell_gemm.c", "records.c"]
-HEADERS = ["fastk.h", "isa.h", "mitchell.h", "mitchell_scale.h", "mitchell_tile.h", "philox.h"]
+HEADERS = ["fastk.h", "isa.h", "mitchell.h", "mitchell_lanes.h", "mitchell_scale.h", "mitchell_tile.h", "philox.h"]
 
 
 def _switch(name: str) -> bool:

@@ -18,7 +18,7 @@ from oracle import BEFORE_FIRST, WORD, Frame
 
 import fastk
 from fastk._backend import c
-from fastk._backend.kernels import DTYPES, KERNELS, RANGES, TALLY_FIELDS, Kernel
+from fastk._backend.kernels import DTYPES, KERNELS, RANGES, TALLY_FIELDS, Kernel, Parameter
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
@@ -852,6 +852,68 @@ def gather_calls(draw) -> list[Any]:
     return [base, entries, begin, len(placed), batch.gap_bits, out, capacity, np.zeros(1, np.uint64)]
 
 
+FLOAT_KINDS = {"f32": (np.float32, np.float32), "f64": (np.float64, np.float64), "i32": (np.float32, np.int32)}
+"""Dtypes of the operands and of the sums, by the end of a kernel's name."""
+
+
+def laid_out(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same elements in memory of any order, with any gaps, some axes backwards."""
+    order = rng.permutation(array.ndim)
+    steps = rng.choice([1, 1, 1, 2, 3], array.ndim)
+    spread = np.zeros([n * step for n, step in zip(array.shape, steps, strict=True)], array.dtype)
+    turned = np.ascontiguousarray(spread.transpose(order)).transpose(np.argsort(order))
+    view = turned[tuple(slice(None, None, step) for step in steps)]
+    view = view[tuple(slice(None, None, direction) for direction in rng.choice([1, 1, -1], array.ndim))]
+    view[...] = array
+    return view
+
+
+def mitchell_operand(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Numbers of some sizes, zeros, and now and then what is no number."""
+    if kind == "i32":
+        values = rng.integers(-128, 256, shape).astype(np.float32)
+    else:
+        values = np.ldexp(rng.uniform(-2, 2, shape), rng.integers(-40, 40, shape)).astype(FLOAT_KINDS[kind][0])
+        special = np.array([np.inf, -np.inf, np.nan, 1e-310, 1e-40, 2.0**-99, 2.0**-620]).astype(values.dtype)
+        values = np.where(rng.random(shape) < rng.choice([0, 0.01]), rng.choice(special, shape), values)
+    values = np.where(rng.random(shape) < rng.choice([0, 0.2]), -values.dtype.type(0), values)
+    return laid_out(values, rng)
+
+
+@st.composite
+def gemm_calls(draw, kind: str) -> list[Any]:
+    rng = draw(generators)
+    stack, m, n, k = draw(st.tuples(*(st.integers(0, most) for most in (3, 20, 40, 40))))
+    c = laid_out(np.full((stack, m, n), 7, FLOAT_KINDS[kind][1]), rng)
+    operands = mitchell_operand(kind, (stack, m, k), rng), mitchell_operand(kind, (stack, k, n), rng)
+    bias = draw(st.sampled_from([0, 500000, -500000]))
+    return [*operands, c, stack, m, n, k, bias, int(not bias and draw(st.booleans())), np.zeros(ROOM, np.uint8), ROOM]
+
+
+@st.composite
+def conv_calls(draw, kind: str) -> list[Any]:
+    rng, some = draw(generators), lambda least, most: draw(st.integers(least, most))
+    images, groups, h, w, kernel_h, kernel_w = some(0, 2), some(1, 3), some(1, 9), some(1, 9), some(1, 3), some(1, 3)
+    channels, m = groups * some(1, 3), groups * some(1, 8)
+    stride, pad, dilation = ([some(least, most) for _ in range(2)] for least, most in ((1, 3), (0, 2), (1, 2)))
+    spans = [dilation[0] * (kernel_h - 1) + 1, dilation[1] * (kernel_w - 1) + 1]
+    out_h, out_w = (
+        max(1, (size + 2 * pad[i] - spans[i]) // stride[i] + 1) for i, size in enumerate((h, w))
+    )  # past the image there are zeros
+    first = some(0, out_h * out_w - 1)
+    n, k = some(0, out_h * out_w - first), channels // groups * kernel_h * kernel_w
+    x, a = mitchell_operand(kind, (images, channels, h, w), rng), mitchell_operand(kind, (m, k), rng)
+    c = laid_out(np.full((images, m, n), 7, FLOAT_KINDS[kind][1]), rng)
+    bias = draw(st.sampled_from([0, 500000, -500000]))
+    return [
+        x, a, c, images, channels, h, w, m, k, n, first, groups, kernel_h, kernel_w, out_w, *stride, *pad, *dilation,
+        bias, int(not bias and draw(st.booleans())), np.zeros(ROOM, np.uint8), ROOM,
+    ]
+
+
+ROOM = 1 << 18
+"""Bytes of work that are enough for these calls."""
+
 CALLS: dict[str, st.SearchStrategy[list[Any]]] = {
     "philox_fill": philox_calls(),
     "find_byte": byte_searches(),
@@ -865,8 +927,31 @@ CALLS: dict[str, st.SearchStrategy[list[Any]]] = {
     "frames_index": frames_index_calls(),
     "entries_sort": sort_calls(),
     "gather": gather_calls(),
+    **{f"mitchell_gemm_{kind}": gemm_calls(kind) for kind in FLOAT_KINDS},
+    **{f"mitchell_conv_{kind}": conv_calls(kind) for kind in FLOAT_KINDS},
 }
 """Arguments for every kernel of the table."""
+
+SCRATCH = "work"
+"""The argument whose content says nothing."""
+
+
+def duplicate(argument: Any) -> Any:
+    """A copy of an array in memory of its own, with the same strides."""
+    if not isinstance(argument, np.ndarray) or argument.flags.c_contiguous:
+        return argument.copy() if isinstance(argument, np.ndarray) else argument
+    ends = [(n - 1) * stride for n, stride in zip(argument.shape, argument.strides, strict=True)] * (argument.size > 0)
+    below, above = -sum(min(0, end) for end in ends), sum(max(0, end) for end in ends)
+    memory = np.zeros(below + above + argument.itemsize, np.uint8)
+    copy = np.ndarray(argument.shape, argument.dtype, memory, below, argument.strides)
+    copy[...] = argument
+    return copy
+
+
+def values_of(name: str, arguments: Sequence[Any]) -> list[Any]:
+    """Arguments as they can be compared, less the scratch."""
+    pairs = zip(KERNELS[name].parameters, arguments, strict=True)
+    return [a.tobytes() if isinstance(a, np.ndarray) else a for p, a in pairs if p.name != SCRATCH]
 
 
 def test_every_kernel_is_called():
@@ -879,9 +964,9 @@ def test_same_bits(on_each, name, data):
     arguments = data.draw(CALLS[name])
 
     def run(kernels) -> list[Any]:
-        own = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+        own = [duplicate(argument) for argument in arguments]
         returned = getattr(kernels, name)(*own)
-        return [returned, *(a.tobytes() if isinstance(a, np.ndarray) else a for a in own)]
+        return [returned, *values_of(name, own)]
 
     results = on_each(run)
     first = next(iter(results))
@@ -900,25 +985,66 @@ def test_read_only_arrays(kernels, name, data):
     call = getattr(kernels, name)
 
     def own(read_only: set[int]) -> list[Any]:
-        copies = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+        copies = [duplicate(argument) for argument in arguments]
         for i in read_only:
             copies[i].flags.writeable = False
         return copies
 
-    def values(those: list[Any]) -> list[Any]:
-        return [a.tobytes() if isinstance(a, np.ndarray) else a for a in those]
-
     usual, constant = own(set()), own({i for i, p in enumerate(parameters) if p.constant})
     assert call(*usual) == call(*constant)
-    assert values(usual) == values(constant)
+    assert values_of(name, usual) == values_of(name, constant)
     for i, parameter in enumerate(parameters):
         if parameter.constant:
-            assert values(usual)[i] == values(arguments)[i]
+            assert usual[i].tobytes() == arguments[i].tobytes()
         elif parameter.kind == "array":
             refused = own({i})
             with pytest.raises(ValueError, match=f"{name}: {parameter.name} is written, but the array is read-only"):
                 call(*refused)
-            assert values(refused) == values(arguments)
+            assert values_of(name, refused) == values_of(name, arguments)
+
+
+# ---- work space
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if name.startswith("mitchell")])
+@settings(max_examples=10)
+@given(data=st.data())
+def test_room_that_is_asked_for(kernels, name, data):
+    """With too little room nothing is written, and what is returned is enough."""
+    *arguments, _, _ = data.draw(CALLS[name])
+    call, wanted = getattr(kernels, name), [duplicate(argument) for argument in arguments]
+    assert call(*wanted, np.zeros(ROOM, np.uint8), ROOM) == 0
+    mine = [duplicate(argument) for argument in arguments]
+    if needed := call(*mine, np.zeros(0, np.uint8), 0):
+        assert values_of(name, [*mine, None, None]) == values_of(name, [*arguments, None, None])
+        assert call(*mine, np.zeros(needed, np.uint8), needed - 1) == needed
+        assert values_of(name, [*mine, None, None]) == values_of(name, [*arguments, None, None])
+        work = np.full(needed + 256, 0xA5, np.uint8)
+        assert call(*mine, work, needed) == 0
+        assert (work[needed:] == 0xA5).all()
+    assert values_of(name, [*mine, None, None]) == values_of(name, [*wanted, None, None])
+
+
+CONTRADICTIONS = [
+    {"groups": 0}, {"kernel_h": 0}, {"kernel_w": 0}, {"out_w": 0}, {"groups": 3}, {"groups": 2}, {"k": 37}, {"k": 0},
+]
+
+
+@pytest.mark.parametrize("kind", FLOAT_KINDS)
+@pytest.mark.parametrize("wrong", CONTRADICTIONS, ids=str)
+def test_sizes_that_contradict_each_other(kernels, kind, wrong):
+    kernel = KERNELS[f"mitchell_conv_{kind}"]
+    sizes = dict.fromkeys((p.name for p in kernel.parameters), 1)
+    sizes |= {"channels": 4, "h": 5, "w": 5, "m": 4, "k": 36, "n": 9, "kernel_h": 3, "kernel_w": 3, "out_w": 3}
+    sizes |= dict.fromkeys(("first", "pad_h", "pad_w", "bias", "refined"), 0) | {"room": ROOM}
+    for given_sizes, returned in ((sizes, 0), (sizes | wrong, 2**64 - 1)):
+        arguments: list[Any] = [given_sizes[p.name] for p in kernel.parameters]
+        for i, p in enumerate(kernel.parameters):
+            if p.dtype:
+                arguments[i] = np.full(shape_needed(p, arguments), 3, p.dtype)
+        assert getattr(kernels, kernel.name)(*arguments) == returned
+        # Products of 3 and 3 are 8.
+        assert (arguments[2] == (3 if returned else 36 * 8)).all()
 
 
 # ---- arguments
@@ -932,12 +1058,19 @@ NO_ARRAYS = [None, 3, b"abcdefgh", bytearray(64), memoryview(bytes(64)), [0] * 6
 NO_INTEGERS = [None, 1.0, 1.5, np.float64(2), "1", b"\x01", [1], 1j, np.zeros(2, np.uint8)]
 
 
+def shape_needed(parameter: Parameter, arguments: Sequence[Any]) -> tuple[int, ...]:
+    """Shape of an array of this call: of one dimension, the least."""
+    if parameter.strided:
+        return tuple([arguments[i] for i in parameter.extents])
+    return (parameter.times * (arguments[parameter.extents[0]] if parameter.extents else 1),)
+
+
 def plain_arguments(kernel: Kernel, extent: int = 4) -> list[Any]:
-    """Arguments that pass the checks: every size 4, every array as large as it must be."""
-    arguments: list[Any] = [None if p.kind == "array" else extent for p in kernel.parameters]
+    """Arguments that pass the checks: every size 4, every flag 1, every array as large as it must be."""
+    arguments: list[Any] = [min(extent, RANGES[p.kind][1]) if p.dtype is None else None for p in kernel.parameters]
     for i, p in enumerate(kernel.parameters):
-        if p.kind == "array":
-            arguments[i] = np.zeros(p.needed(tuple(arguments)), p.dtype)
+        if p.dtype:
+            arguments[i] = np.zeros(shape_needed(p, arguments), p.dtype)
     return arguments
 
 
@@ -948,14 +1081,15 @@ def unreached() -> Callable[[Kernel], Callable[..., Any]]:
     def body(*arguments: Any) -> None:
         raise AssertionError(f"reached with {arguments}")
 
-    return lambda kernel: kernel.checked(body, lambda parameter, array: array)
+    return lambda kernel: kernel.checked(body, lambda parameter, array: (array,))
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_plain_arguments_pass(name):
     kernel = KERNELS[name]
     arguments = plain_arguments(kernel)
-    assert kernel.checked(lambda *reached: len(reached), lambda parameter, array: array)(*arguments) == len(arguments)
+    call = kernel.checked(lambda *reached: len(reached), lambda parameter, array: (array,))
+    assert call(*arguments) == len(arguments)
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -977,16 +1111,58 @@ def test_wrong_arrays(name, i, unreached):
     if right.itemsize > 1:
         wrong.append(right.astype(right.dtype.newbyteorder()))
         shifted = np.zeros(right.nbytes + 8, np.uint8)[1:][: right.nbytes].view(right.dtype)
-        wrong.append(shifted)
-    wrong += [np.zeros(2 * right.size + 8, right.dtype)[::2], np.zeros((8, 8), right.dtype)[:, :3]]
-    wrong += [np.zeros(right.size + 4, right.dtype)[::-1], np.asfortranarray(np.zeros((8, 8), right.dtype))]
+        wrong.append(shifted.reshape(right.shape))
+    if not parameter.strided:
+        wrong += [np.zeros(2 * right.size + 8, right.dtype)[::2], np.zeros((8, 8), right.dtype)[:, :3]]
+        wrong += [np.zeros(right.size + 4, right.dtype)[::-1], np.asfortranarray(np.zeros((8, 8), right.dtype))]
+    kind = "an aligned" if parameter.strided else "a contiguous"
     for array in wrong:
-        with pytest.raises(TypeError, match=rf"{name}: {parameter.name} must be a contiguous array"):
+        with pytest.raises(TypeError, match=rf"{name}: {parameter.name} must be {kind} array"):
             call(*good[:i], array, *good[i + 1 :])
-    if parameter.needed(tuple(good)):
+    if parameter.strided:
+        return
+    if shape_needed(parameter, good) != (0,):
         short = right[:-1]
         with pytest.raises(ValueError, match=rf"{name}: {parameter.name} has {short.size} elements, needs"):
             call(*good[:i], short, *good[i + 1 :])
+
+
+STRIDED = [(name, i) for name, i in ARRAYS if KERNELS[name].parameters[i].strided]
+STRIDED_IDS = [f"{name}-{KERNELS[name].parameters[i].name}" for name, i in STRIDED]
+
+
+@pytest.mark.parametrize(("name", "i"), STRIDED, ids=STRIDED_IDS)
+def test_wrong_shapes(name, i, unreached):
+    kernel = KERNELS[name]
+    parameter = kernel.parameters[i]
+    sizes = {p.name: 2 + j for j, p in enumerate(kernel.parameters) if p.kind == "size"}
+    good = [sizes.get(p.name, value) for p, value in zip(kernel.parameters, plain_arguments(kernel), strict=True)]
+    for j, p in enumerate(kernel.parameters):
+        if p.dtype:
+            good[j] = np.broadcast_to(np.zeros(1, p.dtype), shape_needed(p, good))
+            good[j].flags.writeable = not p.constant
+    shape = good[i].shape
+    assert shape == tuple([good[j] for j in parameter.extents])
+    wrong = [shape[1:], (*shape, 1), (1, *shape), shape[::-1], (), (0,) * len(shape)]
+    wrong += [(*shape[:j], size, *shape[j + 1 :]) for j in range(len(shape)) for size in (shape[j] - 1, shape[j] + 1)]
+    for other in wrong:
+        array = np.lib.stride_tricks.as_strided(np.zeros(1, parameter.dtype), other, (0,) * len(other))
+        message = re.escape(f"{name}: {parameter.name} has shape {other}, not {shape}")
+        with pytest.raises(ValueError, match=message):
+            unreached(kernel)(*good[:i], array, *good[i + 1 :])
+
+
+@pytest.mark.parametrize(("name", "i"), STRIDED, ids=STRIDED_IDS)
+def test_any_strides_pass(name, i):
+    kernel = KERNELS[name]
+    good = plain_arguments(kernel)
+    reach = kernel.checked(lambda *reached: reached[i], lambda parameter, array: (array,))
+    for seed in range(20):
+        array = laid_out(good[i], np.random.default_rng(seed))
+        assert reach(*good[:i], array, *good[i + 1 :]) is array
+    whole = np.zeros([2 * n for n in good[i].shape], good[i].dtype)
+    array = whole[tuple(slice(None, None, 2) for _ in good[i].shape)]
+    assert reach(*good[:i], array, *good[i + 1 :]) is array
 
 
 @pytest.mark.parametrize(("name", "i"), ARRAYS, ids=ARRAY_IDS)
@@ -1005,15 +1181,23 @@ def test_read_only_only_if_constant(name, i, unreached):
     parameter, good = kernel.parameters[i], plain_arguments(kernel)
     good[i].flags.writeable = False
     if parameter.constant:
-        kernel.checked(lambda *reached: None, lambda parameter, array: array)(*good)
+        kernel.checked(lambda *reached: None, lambda parameter, array: (array,))(*good)
         return
     with pytest.raises(ValueError, match=f"{name}: {parameter.name} is written, but the array is read-only"):
         unreached(kernel)(*good)
 
 
 def test_kinds_of_scalars():
-    most = {"u8": 2**8 - 1, "u32": 2**32 - 1, "u64": 2**64 - 1, "size": 2**63 - 1, "bits": 31, "fanout": 2**16}
-    assert {kind: (int(kind in ("bits", "fanout")), most[kind]) for kind in most} == RANGES
+    assert RANGES == {
+        "u8": (0, 2**8 - 1),
+        "u32": (0, 2**32 - 1),
+        "u64": (0, 2**64 - 1),
+        "i64": (-(2**63), 2**63 - 1),
+        "flag": (0, 1),
+        "size": (0, 2**63 - 1),
+        "bits": (1, 31),
+        "fanout": (1, 2**16),
+    }
     assert {KERNELS[name].parameters[i].kind for name, i in SCALARS} == RANGES.keys()
 
 
@@ -1025,13 +1209,15 @@ def test_scalars(name, i, unreached):
     for wrong in NO_INTEGERS:
         with pytest.raises(TypeError, match=rf"{name}: {parameter.name}=.*: an integer is needed"):
             unreached(kernel)(*good[:i], wrong, *good[i + 1 :])
-    for wrong in (-1, least - 1, np.int64(-3), most + 1, most + 2, 2**64, 2**200):
+    for wrong in (least - 1, *[np.int64(-3)] * (least >= 0), most + 1, most + 2, 2**64, -(2**200), 2**200):
         with pytest.raises(ValueError, match=rf"{name}: {parameter.name}={wrong}: allowed is {least} to {most}"):
             unreached(kernel)(*good[:i], wrong, *good[i + 1 :])
 
-    taken = kernel.checked(lambda *reached: reached[i], lambda parameter, array: array)
-    right = [4, np.uint8(4), np.int64(4), np.array(4), least]
-    if not any(p.extent == i for p in kernel.parameters):
+    taken = kernel.checked(lambda *reached: reached[i], lambda parameter, array: (array,))
+    right = [good[i], np.uint8(good[i]), np.int64(good[i]), np.array(good[i])]
+    if not any(p.strided and i in p.extents for p in kernel.parameters):
+        right.append(least)
+    if not any(i in p.extents for p in kernel.parameters):
         right.append(most)
     for value in right:
         reached = taken(*good[:i], value, *good[i + 1 :])
@@ -1065,6 +1251,24 @@ def test_wrong_arguments_on_each(kernels):
             kernels.scatter_place(*common, bucket, m, 20, 9, 0, *two, 3, buf)
     with pytest.raises(ValueError, match="segments has 3 elements, needs 4"):
         kernels.frames_index(buf, 8, np.zeros(3, np.uint64), 2, 8, number, 0, 0, nothing, 0, out, 4)
+    a, work = np.zeros((2, 4, 3), np.float32), np.zeros(ROOM, np.uint8)
+    b, c = a.swapaxes(1, 2), np.ones((2, 4, 4), np.float32)
+    rest = (2, 4, 4, 3, 0, 0, work, ROOM)
+    with pytest.raises(ValueError, match=r"a has shape \(2, 3, 4\), not \(2, 4, 3\)"):
+        kernels.mitchell_gemm_f32(b, b, c, *rest)
+    with pytest.raises(ValueError, match=r"b has shape \(2, 4, 3\), not \(2, 3, 4\)"):
+        kernels.mitchell_gemm_f32(a, a, c, *rest)
+    with pytest.raises(ValueError, match=r"c has shape \(1, 4, 4\), not \(2, 4, 4\)"):
+        kernels.mitchell_gemm_f32(a, b, c[:1], *rest)
+    with pytest.raises(TypeError, match=r"a must be an aligned array of .*float32"):
+        kernels.mitchell_gemm_f32(a.astype(np.float64), b, c, *rest)
+    with pytest.raises(TypeError, match=r"b must be an aligned array of .*float32"):
+        kernels.mitchell_gemm_f32(a, unaligned(b.tobytes())[: b.nbytes].view(np.float32).reshape(b.shape), c, *rest)
+    with pytest.raises(ValueError, match="work has 9 elements, needs 10"):
+        kernels.mitchell_gemm_f32(a, b, c, *rest[:-2], work[:9], 10)
+    assert (c == 1).all()
+    assert kernels.mitchell_gemm_f32(a, b, c, *rest) == 0
+    assert not c.any()
     with pytest.raises(AttributeError, match="no kernel 'find'"):
         _ = kernels.find
 
@@ -1102,6 +1306,7 @@ def test_not_an_array_on_each(kernels, wrong):
 def test_wrong_scalars_on_each(kernels):
     buf, out = np.zeros(8, np.uint8), np.zeros(8, np.uint64)
     start, state = np.zeros(1, np.uint32), np.zeros(2, np.uint64)
+    none, work = np.zeros((0, 0, 0), np.float32), np.zeros(ROOM, np.uint8)
 
     def frames(bits: Any) -> int:
         return kernels.split_frames(buf, 0, bits, state, start, start, out, 1)
@@ -1117,6 +1322,8 @@ def test_wrong_scalars_on_each(kernels):
         "u64": lambda start: kernels.philox_fill(1, 2, start, out, 0),
         "bits": frames,
         "fanout": lambda buckets: place(8, buckets),
+        "i64": lambda bias: kernels.mitchell_gemm_f32(none, none, none, 0, 0, 0, 0, bias, 0, work, ROOM),
+        "flag": lambda refined: kernels.mitchell_gemm_f32(none, none, none, 0, 0, 0, 0, 0, refined, work, ROOM),
     }
     assert calls.keys() == RANGES.keys()
     for kind, call in calls.items():
@@ -1124,11 +1331,13 @@ def test_wrong_scalars_on_each(kernels):
         for wrong in NO_INTEGERS:
             with pytest.raises(TypeError, match="an integer is needed"):
                 call(wrong)
-        for wrong in (-1, -(2**63), least - 1, most + 1, 2**64, 2**200):
+        for wrong in (*[-1, -(2**63)] * (least >= 0), least - 1, most + 1, 2**64, 2**200):
             with pytest.raises(ValueError, match=f"allowed is {least} to {most}"):
                 call(wrong)
-        for right in (least, np.uint8(7), np.int64(8), *([] if kind in ("size", "fanout") else [most])):
+        for right in (least, np.uint8(min(7, most)), np.int64(min(8, most))):
             call(right)
+        if kind not in ("size", "fanout"):
+            call(most)
     assert not buf.any()
     assert not out.any()
 
@@ -1194,12 +1403,74 @@ def test_nothing_past_the_end_is_read(run_python, backend):
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
+AROUND_MATRICES = """
+import ctypes, itertools, mmap, sys
+import numpy as np
+from fastk._backend import Kernels, c
+
+page, libc = mmap.PAGESIZE, ctypes.CDLL(None, use_errno=True)
+
+def between_walls(pages):
+    whole = np.frombuffer(mmap.mmap(-1, (pages + 2) * page), np.uint8)
+    for at in (0, (pages + 1) * page):
+        assert libc.mprotect(ctypes.c_void_p(whole.ctypes.data + at), ctypes.c_size_t(page), 0) == 0
+    return whole[page:-page]
+
+regions = [between_walls(pages) for pages in (4, 4, 4, 64)]
+
+def placed(i, array, at_end, turned=False):
+    begin = len(regions[i]) - array.nbytes if at_end else 0
+    source = array.swapaxes(-1, -2) if turned else array
+    own = regions[i][begin : begin + array.nbytes].view(array.dtype).reshape(source.shape)
+    own[...] = source
+    return own.swapaxes(-1, -2) if turned else own
+
+def check(call, arrays, *rest):
+    wanted = arrays[2].copy()
+    work = np.zeros(len(regions[3]), np.uint8)
+    assert call(*arrays[:2], wanted, *rest, work, work.size) == 0
+    needed = call(*arrays, *rest, work, 0)
+    assert needed <= work.size
+    for at_end, *turned in itertools.product((False, True), repeat=4):
+        own = [placed(i, array, at_end, turned[i] and array.ndim < 4) for i, array in enumerate(arrays)]
+        assert call(*own, *rest, placed(3, work[:needed], at_end), needed) == 0
+        assert own[2].tobytes() == wanted.tobytes()
+
+kernels, rng = Kernels(sys.argv[1]), np.random.default_rng(1)
+for isa in c.available_isa() if sys.argv[1] == "c" else ["none"]:
+    if isa != "none":
+        c.select_isa(isa)
+    for kind, operand, result in (("f32", "f4", "f4"), ("f64", "f8", "f8"), ("i32", "f4", "i4")):
+        gemm, conv = getattr(kernels, "mitchell_gemm_" + kind), getattr(kernels, "mitchell_conv_" + kind)
+        for m, n, k in itertools.product((1, 3, 8, 13), (1, 7, 16, 33), (1, 4, 13)):
+            for low in (0, 1):
+                a, b = rng.integers(low, 9, (1, m, k)).astype(operand), rng.integers(low, 9, (1, k, n)).astype(operand)
+                check(gemm, (a, b, np.zeros((1, m, n), result)), 1, m, n, k, 0, 0)
+        for size, kernel, stride, pad, dilation in itertools.product((5, 8, 17), (1, 3), (1, 2), (0, 1), (1, 2)):
+            out = (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+            n, k = out * out, 2 * kernel * kernel
+            x, a = rng.integers(1, 9, (1, 2, size, size)).astype(operand), rng.integers(1, 9, (3, k)).astype(operand)
+            sizes = (1, 2, size, size, 3, k, n, 0, 1, kernel, kernel, out)
+            steps = (stride, stride, pad, pad, dilation, dilation)
+            check(conv, (x, a, np.zeros((1, 3, n), result)), *sizes, *steps, 0, 0)
+print("done")
+"""
+
+
+def test_nothing_around_matrices_is_touched(run_python, backend):
+    done = run_python("-c", AROUND_MATRICES, backend)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 # ---- the lists of kernels
 
 
 C_TYPES = {"void": "void", "size": "size_t", "fanout": "size_t", "bits": "unsigned", "u8": "uint8_t"}
-C_TYPES |= {"u32": "uint32_t", "u64": "uint64_t"}
+C_TYPES |= {"u32": "uint32_t", "u64": "uint64_t", "i64": "int64_t", "flag": "uint8_t"}
+C_ELEMENTS = {np.float32: "float", np.float64: "double"}
 OTHER_FUNCTIONS = {"isa_max", "isa_select", "compiler"}
+UFUNC_LOOPS = {"mitchell_loop"}
+"""Stamped for each level like a kernel, but it is NumPy that calls them."""
 
 needs_sources = pytest.mark.skipif(not CSRC.is_dir(), reason="the sources of the C core are not there")
 
@@ -1218,19 +1489,28 @@ def prototypes() -> dict[str, tuple[str, list[tuple[str, str, bool]]]]:
     return found
 
 
+def c_arguments(parameter: Parameter) -> list[tuple[str, str, bool]]:
+    """What a row's argument is in C, as prototypes() gives it: an array with strides has one more for each axis."""
+    if parameter.dtype is None:
+        return [(C_TYPES[parameter.kind], parameter.name, False)]
+    element = C_ELEMENTS.get(parameter.dtype) or f"{np.dtype(parameter.dtype).name}_t"
+    steps = range(len(parameter.extents)) if parameter.strided else ()
+    pointer = (f"{element}*", parameter.name, parameter.constant)
+    return [pointer, *(("intptr_t", f"{parameter.name}_step{axis}", False) for axis in steps)]
+
+
 @needs_sources
 def test_table_and_header_agree():
     declared = prototypes()
-    assert declared.keys() >= OTHER_FUNCTIONS
-    assert declared.keys() - OTHER_FUNCTIONS == KERNELS.keys()
+    assert declared.keys() >= OTHER_FUNCTIONS | UFUNC_LOOPS
+    assert declared.keys() - OTHER_FUNCTIONS - UFUNC_LOOPS == KERNELS.keys()
     for name, kernel in KERNELS.items():
-        arguments = [
-            (C_TYPES[p.kind] if p.dtype is None else f"{np.dtype(p.dtype).name}_t*", p.name, p.constant)
-            for p in kernel.parameters
-        ]
+        arguments = [argument for p in kernel.parameters for argument in c_arguments(p)]
         assert declared[name] == (C_TYPES[kernel.returns], arguments), name
-    constant = {p.constant for kernel in KERNELS.values() for p in kernel.parameters if p.kind == "array"}
-    assert constant == {False, True}
+    arrays = [p for kernel in KERNELS.values() for p in kernel.parameters if p.kind == "array"]
+    assert {(p.constant, p.strided) for p in arrays} == {(False, False), (False, True), (True, False), (True, True)}
+    loop = [("char**", "args", False), ("intptr_t*", "dimensions", True), ("intptr_t*", "steps", True)]
+    assert declared["mitchell_loop"] == ("void", [*loop, ("void*", "data", False)])
 
 
 @needs_sources
@@ -1238,13 +1518,13 @@ def test_table_and_dispatch_agree():
     listed = re.search(r"#define FASTK_KERNELS\(X\)((?:.*\\\n)+.*)", (CSRC / "isa.h").read_text())
     names = re.findall(r"\bX\((\w+)\)", listed.group(1))
     assert len(names) == len(set(names))
-    assert set(names) == KERNELS.keys()
+    assert set(names) == KERNELS.keys() | UFUNC_LOOPS
 
 
 def test_core_exports_the_table():
     if c.lib is None:
         pytest.skip("the C core is not there")
     exported = {name.removeprefix("fastk_") for name in dir(c.lib)}
-    assert exported == KERNELS.keys() | OTHER_FUNCTIONS
+    assert exported == KERNELS.keys() | OTHER_FUNCTIONS | UFUNC_LOOPS
     assert c.available_isa()[0] == "base"
     assert fastk.config()["compiler"] == c.compiler()

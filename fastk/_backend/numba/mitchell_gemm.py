@@ -1,7 +1,7 @@
-"""Mitchell matrix products and convolutions: the kernels of csrc/mitchell_gemm.c, where the method is explained.
+"""Matrix products and convolutions of csrc/mitchell_gemm.c and csrc/mitchell_tile.h, where the method is explained.
 
-Columns are packed into panels and rows are packed without their zeros, whose products change no sum. So what is left to
-see to is what the exponents of a row and of a panel say together, and the zeros among the columns.
+Rows are packed without their zeros, whose products change no sum, and columns into a panel. What else a product may need
+follows from the exponents of its row and of its panel, as there.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -15,21 +15,24 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from .memory import pointer, stack
-from .mitchell import S32, S64, Format, mul, pick, real, word
+from .memory import address, pointer, stack
+from .mitchell import S32, S64, U1, Format, mul, pick, real, word
 
 ROWS = 512
-DEPTH = 64
+DEPTH = 32  # of a panel, which stays in the first-level cache
 COLUMNS = 128
-WIDE, LANES = 128, 16
-PANEL = DEPTH * COLUMNS
-BYTE = np.uint8(0)
-NEVER = 1 << 20
-"""Larger than any exponent."""
+WIDE, NARROW = 128, 16  # columns whose sums are in registers together
+FAR = 1 << 20  # beyond every exponent
+LINE = 64
+BYTE, PLACE = np.uint8(0), np.int32(0)
+PANEL_BYTES = DEPTH * COLUMNS * 8
+VALUE_BYTES = ROWS * DEPTH * 8
+PLACE_BYTES = ROWS * DEPTH * 4
+ROOM = LINE + PANEL_BYTES + VALUE_BYTES + PLACE_BYTES
 
 
 class Matrix(NamedTuple):
-    """Where it starts, and steps in bytes."""
+    """A pointer to bytes, and steps in bytes."""
 
     start: Any
     row: Any
@@ -37,7 +40,7 @@ class Matrix(NamedTuple):
 
 
 class Image(NamedTuple):
-    """Steps in bytes, sizes, and the first output pixel. Of a kernel without elements: none."""
+    """Steps in bytes, sizes, and the first output pixel. If the kernel is empty, there is no image."""
 
     channel: Any
     row: Any
@@ -56,68 +59,54 @@ class Image(NamedTuple):
     first: Any
 
 
-class Span(NamedTuple):
-    """Least and largest exponent of what is not zero; beyond any of them for subnormals, infinities and nans."""
+NO_IMAGE = Image(*[0] * 15)
+
+
+class Seen(NamedTuple):
+    """Of the bits of numbers without signs: the least less 1 but for zeros, the least, and the largest."""
 
     low: Any
-    high: Any
+    least: Any
+    most: Any
 
 
 @intrinsic
-def data(typing_context, array):
+def bytes_of(typing_context, array):
     def generate(context, builder, signature, arguments):
-        start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.bitcast(start, ir.IntType(8).as_pointer())
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.bitcast(data, ir.IntType(8).as_pointer())
 
     return types.CPointer(types.uint8)(array), generate
 
 
+@intrinsic
+def offset(typing_context, start, n):
+    """A pointer to the n-th number."""
+    return start(start, types.int64), lambda context, builder, signature, arguments: builder.gep(arguments[0], [arguments[1]])
+
+
+def scale_of(total):
+    """The scale of the products of which this is a sum."""
+
+
+@overload(scale_of)
+def _scale_of(total):
+    s = S64 if total == types.float64 else S32
+    return lambda total: s
+
+
 def _added(builder, total, u):
-    """A sum, or a vector of them, and the float at bits u: its whole part, if the sum is an integer."""
-    if isinstance(getattr(total.type, "element", total.type), ir.IntType):
-        lanes = getattr(total.type, "count", None)
-        term = builder.bitcast(u, ir.VectorType(ir.FloatType(), lanes) if lanes else ir.FloatType())
-        return builder.add(total, builder.fptosi(term, total.type))
+    """A sum, or a vector of them, and the floats at bits u, which are integers if the sum is one."""
+    if not isinstance(getattr(total.type, "element", total.type), (ir.FloatType, ir.DoubleType)):
+        lanes = getattr(total.type, "count", 0)
+        u = builder.bitcast(u, ir.VectorType(ir.FloatType(), lanes) if lanes else ir.FloatType())
+        return builder.add(total, builder.fptosi(u, total.type))
     return builder.fadd(total, builder.bitcast(u, total.type))
 
 
 @intrinsic
-def plus(typing_context, total, u):
-    """A sum, and the float at bits u: its whole part, if the sum is an integer."""
+def added(typing_context, total, u):
     return total(total, u), lambda context, builder, signature, arguments: _added(builder, *arguments)
-
-
-@intrinsic
-def add_products(typing_context, values, places, first, count, panel, sums, j, lanes, zeros):
-    """Add a packed row's products with the panel to so many of the sums from j on, which stay in registers."""
-    if not isinstance(lanes, types.IntegerLiteral):
-        return None
-
-    def generate(context, builder, signature, arguments):
-        values, places = (
-            context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in range(2)
-        )
-        first, count, panel, sums, j, _, zeros = arguments[2:]
-        word, lane = values.type.pointee, ir.IntType(32)
-        bits = ir.VectorType(word, lanes.literal_value)
-        nothing, size = ir.Constant(bits, None), word.width // 8
-        to = builder.bitcast(builder.gep(sums, [j]), ir.VectorType(sums.type.pointee, bits.count).as_pointer())
-        total = cgutils.alloca_once_value(builder, builder.load(to, align=size))
-        with cgutils.for_range(builder, count) as loop:
-            i = builder.add(first, loop.index)
-            value = builder.load(builder.gep(values, [i]))
-            row = builder.insert_element(nothing, value, lane(0))
-            row = builder.shuffle_vector(row, nothing, ir.Constant(ir.VectorType(lane, bits.count), None))
-            at = builder.gep(panel, [builder.add(builder.load(builder.gep(places, [i])), j)])
-            column = builder.load(builder.bitcast(at, bits.as_pointer()), align=size)
-            product = builder.add(column, row)
-            masked = builder.select(builder.icmp_unsigned("==", column, nothing), nothing, product)
-            product = builder.select(builder.trunc(zeros, ir.IntType(1)), masked, product)
-            builder.store(_added(builder, builder.load(total), product), total)
-        builder.store(builder.load(total), to, align=size)
-        return context.get_dummy_value()
-
-    return types.void(values, places, first, count, panel, sums, j, lanes, zeros), generate
 
 
 @intrinsic
@@ -128,85 +117,85 @@ def settled(typing_context, total):
         total = arguments[0]
         if signature.return_type == types.int32:
             return total
-        s = S64 if signature.return_type == types.float64 else S32
-        quiet = builder.bitcast(ir.Constant(ir.IntType(signature.return_type.bitwidth), int(s.quiet)), total.type)
+        quiet = S64.quiet if signature.return_type == types.float64 else S32.quiet
+        quiet = builder.bitcast(ir.IntType(8 * quiet.itemsize)(int(quiet)), total.type)
         return builder.select(builder.fcmp_unordered("uno", total, total), quiet, total)
 
     return total(total), generate
 
 
-def scale_of(total):
-    """The scale at which a sum's products are taken."""
+@intrinsic
+def add_products(typing_context, values, places, count, panel, sums, j, lanes, masked):
+    """Add a row's products with the panel to so many of the sums from j on, in registers; `masked`: it has zeros."""
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+
+    def generate(context, builder, signature, arguments):
+        values, places, count, panel, sums, j, _, masked = arguments
+        masked = builder.trunc(masked, ir.IntType(1))
+        index = ir.IntType(32)
+        bits = ir.VectorType(values.type.pointee, lanes.literal_value)
+        zero, align = ir.Constant(bits, None), bits.element.width // 8
+        to = builder.bitcast(builder.gep(sums, [j]), ir.VectorType(sums.type.pointee, bits.count).as_pointer())
+        total = cgutils.alloca_once_value(builder, builder.load(to, align=align))
+        with cgutils.for_range(builder, count) as loop:
+            value = builder.load(builder.gep(values, [loop.index]))
+            row = builder.insert_element(zero, value, index(0))
+            row = builder.shuffle_vector(row, zero, ir.Constant(ir.VectorType(index, bits.count), None))
+            place = builder.sext(builder.load(builder.gep(places, [loop.index])), j.type)
+            at = builder.gep(panel, [builder.add(place, j)])
+            column = builder.load(builder.bitcast(at, bits.as_pointer()), align=align)
+            product = builder.add(column, row)
+            present = builder.select(builder.icmp_unsigned("==", column, zero), zero, product)
+            product = builder.select(masked, present, product)
+            builder.store(_added(builder, builder.load(total), product), total)
+        builder.store(builder.load(total), to, align=align)
+        return context.get_dummy_value()
+
+    return types.void(values, places, count, panel, sums, j, lanes, masked), generate
 
 
-@overload(scale_of)
-def _scale_of(total):
-    s = S64 if total == types.float64 else S32
-    return lambda total: s
-
-
-@njit(forceinline=True)
-def span_of(low, high, s):
-    top, one = np.int64(s.infinite >> s.m), np.int64(s.one >> s.m)
-    if high == 0:
-        return Span(one, one)
-    low, high = np.int64(low >> s.m), np.int64(high >> s.m)
-    return Span(-NEVER if low == 0 else low, NEVER if high == top else high)
-
-
-@njit(forceinline=True)
-def pack_rows(a, i0, m, p0, k, shift, values, places, counts, spans, s):
-    """Of each row what is not zero, less the shift, and the places of the panel's rows that it meets."""
-    for i in range(m):
-        count = 0
-        low, high = s.infinite, word(0, s)
-        for p in range(k):
-            u = pointer(a.start, (i0 + i) * a.row + (p0 + p) * a.column, s.sign)[0]
-            size = u & s.size
-            values[i, count] = word(u - shift, s)
-            places[i, count] = p * COLUMNS
-            count += size != 0
-            low = pick((size != 0) & (size < low), size, low, s)
-            high = pick(size > high, size, high, s)
-        counts[i] = count
-        span = span_of(low, high, s)
-        spans[i, 0], spans[i, 1] = span.low, span.high
+# ---- packing
 
 
 @njit(forceinline=True)
-def gather(b, p0, k, j0, n, panel, s):
-    if abs(b.row) < abs(b.column):
+def nothing_seen(s):
+    return Seen(word(-1, s), word(-1, s), word(0, s))
+
+
+@njit(forceinline=True)
+def fetch(start, step, size, n, to, to_step):
+    """n elements that are `step` bytes apart."""
+    if step == size and to_step == 1:
+        near = pointer(start, 0, to[0])
         for j in range(n):
-            for p in range(k):
-                panel[p * COLUMNS + j] = pointer(b.start, (p0 + p) * b.row + (j0 + j) * b.column, s.sign)[0]
+            to[j] = near[j]
     else:
-        for p in range(k):
-            for j in range(n):
-                panel[p * COLUMNS + j] = pointer(b.start, (p0 + p) * b.row + (j0 + j) * b.column, s.sign)[0]
+        for j in range(n):
+            to[j * to_step] = pointer(start, j * step, to[0])[0]
 
 
 @njit(forceinline=True)
-def stretch(start, step, stride, inside, x, w, n, panel, at, s):
+def stretch(start, step, size, stride, inside, x, w, n, to):
     """n elements of an image's row from x on, with zeros where there is no image."""
     if stride == 1:
-        left, right = (min(n, max(0, -x)), min(n, max(0, w - x))) if inside else (n, n)
+        left, right = (min(n, max(0, -x)), max(0, min(n, w - x))) if inside else (n, n)
         for j in range(left):
-            panel[at + j] = word(0, s)
-        for j in range(left, right):
-            panel[at + j] = pointer(start, (x + j) * step, s.sign)[0]
+            to[j] = 0
+        if left < right:
+            fetch(pointer(start, (x + left) * step, BYTE), step, size, right - left, offset(to, left), 1)
         for j in range(max(left, right), n):
-            panel[at + j] = word(0, s)
-        return
-    for j in range(n):
-        u = word(0, s)
-        if inside and 0 <= x < w:
-            u = pointer(start, x * step, s.sign)[0]
-        panel[at + j] = u
-        x += stride
+            to[j] = 0
+    else:
+        for j in range(n):
+            to[j] = 0
+            if inside and 0 <= x < w:
+                to[j] = pointer(start, x * step, to[0])[0]
+            x += stride
 
 
 @njit(forceinline=True)
-def unfold(start, image, p0, k, pixel, n, panel, s):
+def unfold(start, image, size, p0, k, pixel, n, panel):
     """Columns of an image's patches: n output pixels, and k elements of a patch from p0."""
     for p in range(k):
         channel, element = divmod(p0 + p, image.kernel_h * image.kernel_w)
@@ -217,133 +206,260 @@ def unfold(start, image, p0, k, pixel, n, panel, s):
             count = min(n - j, image.out_w - x)
             in_y = y * image.stride_h + r * image.dilation_h - image.pad_h
             in_x = x * image.stride_w + q * image.dilation_w - image.pad_w
-            inside = 0 <= in_y < image.h
-            row = pointer(start, channel * image.channel + in_y * image.row, np.uint8(0))
-            stretch(row, image.column, image.stride_w, inside, in_x, image.w, count, panel, p * COLUMNS + j, s)
-            j += count
-            y += 1
-            x = 0
+            row = pointer(start, channel * image.channel + in_y * image.row, BYTE)
+            to = offset(panel, p * COLUMNS + j)
+            stretch(row, image.column, size, image.stride_w, 0 <= in_y < image.h, in_x, image.w, count, to)
+            j, x, y = j + count, 0, y + 1
 
 
 @njit(forceinline=True)
-def look_over(panel, k, n, width, s):
-    """Fill the panel's rows up to the width, and make -0 of it +0."""
-    low, high = s.infinite, word(0, s)
-    zeros = word(0, s)
+def gather(b, size, k, n, panel):
+    if abs(b.row) < abs(b.column):
+        for j in range(n):
+            fetch(pointer(b.start, j * b.column, BYTE), b.row, size, k, offset(panel, j), COLUMNS)
+    else:
+        for p in range(k):
+            fetch(pointer(b.start, p * b.row, BYTE), b.column, size, n, offset(panel, p * COLUMNS), 1)
+
+
+@njit(forceinline=True)
+def look_over(words, n, seen, s):
+    """What these are too; -0 becomes +0."""
+    low, least, most = seen
+    for j in range(n):
+        size = words[j] & s.size
+        words[j] = pick(size == 0, 0, words[j], s)
+        below = word(size - U1, s)
+        low = pick(below < low, below, low, s)
+        least = pick(size < least, size, least, s)
+        most = pick(size > most, size, most, s)
+    return Seen(low, least, most)
+
+
+@njit(forceinline=True)
+def exponents(seen, s):
+    """Least and largest of what is not zero; far off for subnormals, infinities and nans."""
+    low, high = np.int64(word(seen.low + U1, s) >> s.m), np.int64(seen.most >> s.m)
+    if seen.most == 0:
+        low = high = np.int64(s.one >> s.m)
+    return -FAR if low == 0 else low, FAR if high == np.int64(s.infinite >> s.m) else high
+
+
+@njit(forceinline=True)
+def pack_row(start, step, size, k, shift, values, places, s):
+    """What is not zero, less the shift, and the places in the panel of what it meets."""
+    fetch(start, step, size, k, values, 1)
+    seen = look_over(values, k, nothing_seen(s), s)
+    if seen.least != 0:
+        for p in range(k):
+            values[p] = word(values[p] - shift, s)
+            places[p] = p * COLUMNS
+        return k, seen
+    count = 0
     for p in range(k):
-        for j in range(n, width):
-            panel[p * COLUMNS + j] = s.one
-        for j in range(width):
-            u = panel[p * COLUMNS + j]
-            size = u & s.size
-            panel[p * COLUMNS + j] = pick(size == 0, 0, u, s)
-            zeros = pick(size == 0, s.one, zeros, s)
-            low = pick((size != 0) & (size < low), size, low, s)
-            high = pick(size > high, size, high, s)
-    return span_of(low, high, s), zeros != 0
+        u = values[p]
+        values[count] = word(u - shift, s)
+        places[count] = p * COLUMNS
+        count += u != 0
+    return count, seen
 
 
 @njit(forceinline=True)
-def load(start, step, n, width, first, sums, zero):
+def pack_panel(b, image, size, p0, k, j0, n, width, panel, s):
+    if image.kernel_h:
+        unfold(b.start, image, size, p0, k, image.first + j0, n, panel)
+    else:
+        gather(Matrix(pointer(b.start, p0 * b.row + j0 * b.column, BYTE), b.row, b.column), size, k, n, panel)
+    seen = nothing_seen(s)
+    for p in range(k):
+        row = offset(panel, p * COLUMNS)
+        for j in range(n, width):
+            row[j] = s.one
+        seen = look_over(row, width, seen, s)
+    return seen
+
+
+# ---- sums
+
+
+@njit(forceinline=True)
+def add_row(values, places, count, panel, sums, width, masked):
+    j = 0
+    while j + WIDE <= width:
+        add_products(values, places, count, panel, sums, j, WIDE, masked)
+        j += WIDE
+    while j < width:
+        add_products(values, places, count, panel, sums, j, NARROW, masked)
+        j += NARROW
+
+
+@njit(forceinline=True)
+def add_row_carefully(start, step, k, panel, sums, width, bias, refined, s):
+    """The products of integers of up to 8 bits are right too, and exact."""
+    f = Format(word(0, s), s.one_bit, s.infinite)
+    for p in range(k):
+        u = pointer(start, p * step, s.sign)[0]
+        row = offset(panel, p * COLUMNS)
+        for j in range(width):
+            sums[j] = added(sums[j], mul(u, row[j], bias, refined, f, s))
+
+
+@njit(forceinline=True)
+def load(c, size, n, width, first, sums, zero):
     for j in range(width):
         sums[j] = zero
     if not first:
+        fetch(c.start, c.column, size, n, sums, 1)
+
+
+@njit(forceinline=True)
+def store(c, size, n, last, sums):
+    if last:
         for j in range(n):
-            sums[j] = pointer(start, j * step, zero)[0]
-
-
-@njit(forceinline=True)
-def store(start, step, n, last, sums, zero):
-    for j in range(n):
-        pointer(start, j * step, zero)[0] = settled(sums[j]) if last else sums[j]
-
-
-@njit(forceinline=True)
-def add_row(values, places, first, count, panel, sums, width, zeros):
-    j = 0
-    while j + WIDE <= width:
-        add_products(values, places, first, count, panel, sums, j, WIDE, zeros)
-        j += WIDE
-    while j < width:
-        add_products(values, places, first, count, panel, sums, j, LANES, zeros)
-        j += LANES
-
-
-@njit(forceinline=True)
-def add_row_carefully(sums, width, a, i, p0, k, panel, bias, refined, s):
-    f = Format(word(0, s), s.one_bit, s.infinite)
-    for p in range(k):
-        u = pointer(a.start, i * a.row + (p0 + p) * a.column, s.sign)[0]
-        for j in range(width):
-            sums[j] = plus(sums[j], mul(u, panel[p * COLUMNS + j], bias, refined, f, s))
+            sums[j] = settled(sums[j])
+    if c.column == size:
+        to = pointer(c.start, 0, sums[0])
+        for j in range(n):
+            to[j] = sums[j]
+    else:
+        for j in range(n):
+            pointer(c.start, j * c.column, sums[0])[0] = sums[j]
 
 
 @njit(inline="never", cache=True)
-def blocks(a, b, c, m, n, k, bias, refined, image, zero):
-    """C = A B, or A and the patches of an image at B; `zero` is an empty sum."""
+def blocks(a, b, c, m, n, k, bias, refined, image, work, zero):
+    """C = A B, or A times an image's patches; `zero` is a sum of nothing."""
     s = scale_of(zero)
-    top, one = np.int64(s.infinite >> s.m), np.int64(s.one >> s.m)
-    shift = word(s.one - bias, s)
-    panel, sums = stack(PANEL, s.sign), stack(COLUMNS, zero)
-    values = np.full((min(m, ROWS), DEPTH), s.one)
-    places = np.empty(values.shape, np.int64)
-    counts = np.empty(len(values), np.int64)
-    spans = np.empty((len(values), 2), np.int64)
+    size = 4 if s.m == S32.m else 8
+    one, top = np.int64(s.one >> s.m), np.int64(s.infinite >> s.m)
+    panel = pointer(work, -address(work) & (LINE - 1), s.sign)
+    value_room = pointer(work, LINE + PANEL_BYTES, s.sign)
+    place_room = pointer(work, LINE + PANEL_BYTES + VALUE_BYTES, PLACE)
+    counts, lows, highs = stack(ROWS, PLACE), stack(ROWS, PLACE), stack(ROWS, PLACE)
+    sums = stack(COLUMNS, zero)
     for i0 in range(0, m, ROWS):
         rows = min(ROWS, m - i0)
         for p0 in range(0, max(k, 1), DEPTH):
             depth = min(DEPTH, k - p0)
-            pack_rows(a, i0, rows, p0, depth, shift, values, places, counts, spans, s)
+            for i in range(rows):
+                start = pointer(a.start, (i0 + i) * a.row + p0 * a.column, BYTE)
+                values, places = offset(value_room, i * DEPTH), offset(place_room, i * DEPTH)
+                counts[i], seen = pack_row(start, a.column, size, depth, word(s.one - bias, s), values, places, s)
+                lows[i], highs[i] = exponents(seen, s)
             for j0 in range(0, n, COLUMNS):
                 columns = min(COLUMNS, n - j0)
-                width = -(-columns // LANES) * LANES
-                if image.kernel_h:
-                    unfold(b.start, image, p0, depth, image.first + j0, columns, panel, s)
-                else:
-                    gather(b, p0, depth, j0, columns, panel, s)
-                span, zeros = look_over(panel, depth, columns, width, s)
+                width = -(-columns // NARROW) * NARROW
+                seen = pack_panel(b, image, size, p0, depth, j0, columns, width, panel, s)
+                low, high = exponents(seen, s)
                 for i in range(rows):
-                    start = pointer(c.start, (i0 + i) * c.row + j0 * c.column, BYTE)
-                    load(start, c.column, columns, width, p0 == 0, sums, zero)
-                    low, high = spans[i, 0] + span.low - one, spans[i, 1] + span.high - one
+                    out = Matrix(pointer(c.start, (i0 + i) * c.row + j0 * c.column, BYTE), c.row, c.column)
+                    load(out, size, columns, width, p0 == 0, sums, zero)
+                    values, places = offset(value_room, i * DEPTH), offset(place_room, i * DEPTH)
+                    start = pointer(a.start, (i0 + i) * a.row + p0 * a.column, BYTE)
                     if refined:
-                        add_row_carefully(sums, width, a, i0 + i, p0, depth, panel, 0, True, s)
-                    elif low < 2 or high > top - 3:
-                        add_row_carefully(sums, width, a, i0 + i, p0, depth, panel, bias, False, s)
-                    elif zeros:
-                        add_row(values, places, i * DEPTH, counts[i], panel, sums, width, True)
+                        add_row_carefully(start, a.column, depth, panel, sums, width, 0, True, s)
+                    elif low + lows[i] - one < 2 or high + highs[i] - one > top - 3:
+                        add_row_carefully(start, a.column, depth, panel, sums, width, bias, False, s)
+                    elif seen.least == 0:
+                        add_row(values, places, counts[i], panel, sums, width, True)
                     else:
-                        add_row(values, places, i * DEPTH, counts[i], panel, sums, width, False)
-                    store(start, c.column, columns, p0 + depth == k, sums, zero)
+                        add_row(values, places, counts[i], panel, sums, width, False)
+                    store(out, size, columns, p0 + depth == k, sums)
+
+
+# ---- kernels
 
 
 @njit(forceinline=True)
-def gemm(a, b, c, stack, m, n, k, bias, refined, zero):
-    no_image = Image(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+def gemm(a, b, c, stack, m, n, k, bias, refined, work, room, zero):
+    """A product with few columns is taken as its transpose: products commute."""
+    if room < ROOM:
+        return ROOM
     for i in range(stack):
-        left = Matrix(pointer(data(a), i * a.strides[0], BYTE), a.strides[1], a.strides[2])
-        right = Matrix(pointer(data(b), i * b.strides[0], BYTE), b.strides[1], b.strides[2])
-        out = Matrix(pointer(data(c), i * c.strides[0], BYTE), c.strides[1], c.strides[2])
-        if n < m and n < LANES:
-            left, right, out = turned(right), turned(left), turned(out)
-            blocks(left, right, out, n, m, k, bias, refined, no_image, zero)
-        else:
-            blocks(left, right, out, m, n, k, bias, refined, no_image, zero)
+        left = Matrix(pointer(bytes_of(a), i * a.strides[0], BYTE), a.strides[1], a.strides[2])
+        right = Matrix(pointer(bytes_of(b), i * b.strides[0], BYTE), b.strides[1], b.strides[2])
+        out = Matrix(pointer(bytes_of(c), i * c.strides[0], BYTE), c.strides[1], c.strides[2])
+        rows, columns = m, n
+        if n < m and n < NARROW:
+            left, right, out = transposed(right), transposed(left), transposed(out)
+            rows, columns = n, m
+        blocks(left, right, out, rows, columns, k, bias, refined, NO_IMAGE, bytes_of(work), zero)
     return 0
 
 
 @njit(forceinline=True)
-def turned(x):
+def transposed(x):
     return Matrix(x.start, x.column, x.row)
 
 
+@njit(forceinline=True)
+def image_of(x, h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, first):
+    steps = x.strides
+    return Image(
+        steps[1], steps[2], steps[3], h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h,
+        dilation_w, first
+    )  # fmt: skip
+
+
+@njit(forceinline=True)
+def conv(x, a, c, images, channels, m, k, n, groups, image, bias, refined, work, room, zero):
+    area = image.kernel_h * image.kernel_w
+    if groups == 0 or area == 0 or image.out_w == 0 or channels % groups or m % groups:
+        return -1
+    in_channels, out_channels = channels // groups, m // groups
+    if k != in_channels * area:
+        return -1
+    if room < ROOM:
+        return ROOM
+    for i in range(images):
+        for g in range(groups):
+            at = i * x.strides[0] + g * in_channels * x.strides[1]
+            patches = Matrix(pointer(bytes_of(x), at, BYTE), 0, 0)
+            row = g * out_channels
+            weights = Matrix(pointer(bytes_of(a), row * a.strides[0], BYTE), a.strides[0], a.strides[1])
+            at = i * c.strides[0] + row * c.strides[1]
+            out = Matrix(pointer(bytes_of(c), at, BYTE), c.strides[1], c.strides[2])
+            blocks(weights, patches, out, out_channels, n, k, bias, refined, image, bytes_of(work), zero)
+    return 0
+
+
 def mitchell_gemm_f32(a, b, c, stack, m, n, k, bias, refined, work, room):
-    return gemm(a, b, c, stack, m, n, k, bias, refined, np.float32(0))
+    return gemm(a, b, c, stack, m, n, k, bias, refined, work, room, np.float32(0))
 
 
 def mitchell_gemm_f64(a, b, c, stack, m, n, k, bias, refined, work, room):
-    return gemm(a, b, c, stack, m, n, k, bias, refined, np.float64(0))
+    return gemm(a, b, c, stack, m, n, k, bias, refined, work, room, np.float64(0))
 
 
 def mitchell_gemm_i32(a, b, c, stack, m, n, k, bias, refined, work, room):
-    return gemm(a, b, c, stack, m, n, k, bias, refined, np.int32(0))
+    return gemm(a, b, c, stack, m, n, k, bias, refined, work, room, np.int32(0))
+
+
+def mitchell_conv_f32(
+    x, a, c, images, channels, h, w, m, k, n, first, groups, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w,
+    dilation_h, dilation_w, bias, refined, work, room
+):
+    image = image_of(
+        x, h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, first
+    )
+    return conv(x, a, c, images, channels, m, k, n, groups, image, bias, refined, work, room, np.float32(0))
+
+
+def mitchell_conv_f64(
+    x, a, c, images, channels, h, w, m, k, n, first, groups, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w,
+    dilation_h, dilation_w, bias, refined, work, room
+):
+    image = image_of(
+        x, h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, first
+    )
+    return conv(x, a, c, images, channels, m, k, n, groups, image, bias, refined, work, room, np.float64(0))
+
+
+def mitchell_conv_i32(
+    x, a, c, images, channels, h, w, m, k, n, first, groups, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w,
+    dilation_h, dilation_w, bias, refined, work, room
+):
+    image = image_of(
+        x, h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, first
+    )
+    return conv(x, a, c, images, channels, m, k, n, groups, image, bias, refined, work, room, np.int32(0))

@@ -1,0 +1,559 @@
+"""Mitchell arithmetic beside what its user would run instead: NumPy, its BLAS, a table, a broadcast, and torch.
+
+    python bench/bench_mitchell.py                              # every table, some minutes
+    python bench/bench_mitchell.py --quick                      # seconds, small sizes: does it run?
+    python bench/bench_mitchell.py --only gemm elementwise      # some of the parts
+    python bench/bench_mitchell.py --only picture --save docs   # draws docs/mitchell_error.png again
+
+Both sides of a ratio run in one process, in turn, on the same operands, into arrays that exist where they take one; the
+table has the least time of each. All run on one thread unless a row says otherwise. Times on shared machines drift:
+compare ratios, not seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import timeit
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numba
+import numpy
+from report import machine, table
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import fastk
+
+Array = numpy.ndarray[Any, Any]
+Call = Callable[[], Any]
+
+LOWER = {"v3": "Haswell"}
+"""Level below the highest, and what OPENBLAS_CORETYPE holds OpenBLAS to the same instructions."""
+
+
+class Scale(NamedTuple):
+    """Sizes, and the time that a ratio takes."""
+
+    matrix: int = 1536
+    wide: int = 4096
+    emulated: int = 256
+    small: int = 4096
+    large: int = 1 << 24
+    image: int = 56
+    samples: int = 10**6
+    seconds: float = 1.0
+    repeats: int = 5
+
+
+QUICK = Scale(192, 256, 64, 4096, 1 << 16, 14, 10**5, 0.0, 1)
+
+
+class Row(NamedTuple):
+    """A ratio: least seconds of both sides, and the products or elements of the call."""
+
+    case: str
+    peer: str
+    ours: float
+    theirs: float
+    work: int
+
+
+def ratio(ours: Call, theirs: Call, scale: Scale) -> tuple[float, float]:
+    """Least seconds a call of each side, which take turns; a short call is repeated for a millisecond each turn."""
+    sides = ours, theirs
+    for call in sides:
+        call()
+    counts = [max(1, round(1e-3 / timeit.timeit(call, number=1))) for call in sides]
+    least = [math.inf, math.inf]
+    turn, end = 0, perf_counter() + scale.seconds
+    while turn < scale.repeats or perf_counter() < end:
+        for i, (call, count) in enumerate(zip(sides, counts, strict=True)):
+            least[i] = min(least[i], timeit.timeit(call, number=count) / count)
+        turn += 1
+    return least[0], least[1]
+
+
+def duration(seconds: float) -> str:
+    unit, name = next(((u, n) for u, n in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")) if seconds >= u), (1e-9, "ns"))
+    return f"{seconds / unit:.3g} {name}"
+
+
+def times(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def ratios(rows: Sequence[Row]) -> str:
+    def cells(row: Row) -> list[str]:
+        least = duration(row.ours), duration(row.theirs), times(row.ours / row.theirs)
+        return [row.case, row.peer, *least, f"{row.work / row.ours / 1e9:.2f}"]
+
+    return table(["case", "beside", "fastk", "peer", "of the peer's time", "10^9 a second"], list(map(cells, rows)))
+
+
+# Matrix products.
+
+
+def random(*shape: int) -> Array:
+    return numpy.random.default_rng(1).standard_normal(shape, numpy.float32)
+
+
+def blas() -> str:
+    """What numpy.matmul calls, and the processor that it takes this one for."""
+    for library in threadpool_info():
+        if library["user_api"] == "blas":
+            return f"{library['internal_api']} {library.get('architecture', '')}".rstrip()
+    return "no BLAS"
+
+
+def product(case: str, a: Array, b: Array, scale: Scale, peer: Sequence[Array] = (), **options: Any) -> Row:
+    """mitchell_matmul(a, b) beside numpy.matmul of the same, or of other operands."""
+    x, y = peer or (a, b)
+    ours, theirs = fastk.mitchell_matmul(a, b, **options), numpy.matmul(x, y)
+    seconds = ratio(
+        lambda: fastk.mitchell_matmul(a, b, out=ours, **options), lambda: numpy.matmul(x, y, out=theirs), scale
+    )
+    name = "numpy.matmul" if x.dtype == a.dtype else f"numpy.matmul, {x.dtype}"
+    return Row(case, name, *seconds, a.shape[0] * b.shape[1] * a.shape[1])
+
+
+def gemm(scale: Scale) -> list[Row]:
+    """float32, square and skinny: (m, k) by (k, n)."""
+    n, wide = scale.matrix, scale.wide
+    shapes = [(64, 64, 64), (256, 256, 256), (n, n, n), (1, n, n), (n, n, 1), (n, 1, n), (n, 16, n), (8, wide, wide)]
+    return [
+        product(f"float32, ({m}, {k}) by ({k}, {columns})", random(m, k), random(k, columns), scale)
+        for m, k, columns in shapes
+    ]
+
+
+def gemm_on_lower_level(level: str, core: str, quick: bool) -> tuple[str, list[Row]]:
+    """`gemm` with fastk and OpenBLAS held to a level, in a process of its own: both choose when they are loaded."""
+    environment = {**os.environ, "FASTK_BACKEND": "c", "FASTK_ISA": level, "OPENBLAS_CORETYPE": core}
+    command = [sys.executable, __file__, "--child", *["--quick"][:quick]]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    name, rows = json.loads(done.stdout)
+    return name, [Row(*row) for row in rows]
+
+
+def against_itself(case: str, peer: str, changed: Call, plain: Call, work: int, scale: Scale) -> Row:
+    return Row(case, peer, *ratio(changed, plain, scale), work)
+
+
+def operands(scale: Scale) -> list[Row]:
+    """Other dtypes, zeros, an infinity, corrections, threads."""
+    n = scale.matrix
+    a, b = random(n, n), random(n, n)[::-1].copy()
+    shape, both = f"{n} x {n}", (a, b)
+    rows = [product(f"float64, {shape}", a.astype(float), b.astype(float), scale)]
+    rows.append(product(f"float16, {shape}", a.astype(numpy.float16), b.astype(numpy.float16), scale, both))
+    eighth = [(20 * x).astype(numpy.int8) for x in both]
+    rows.append(product(f"int8, {shape}", *eighth, scale, both))
+    positive = numpy.maximum(a, 0), numpy.maximum(b, 0)
+    rows.append(product(f"float32, {shape}, half of A is 0", positive[0], b, scale))
+    rows.append(product(f"float32, {shape}, half of A and of B is 0", *positive, scale))
+    infinite = a.copy()
+    infinite[n // 2, n // 2] = numpy.inf
+    rows.append(product(f"float32, {shape}, one inf in A", infinite, b, scale))
+    rows.append(corrected("unbiased", a, b, scale))
+    few = scale.emulated
+    rows.append(corrected("refined", a[:few, :few], b[:few, :few], scale))
+    rows.append(threaded(2, a, b, scale))
+    return rows
+
+
+def corrected(correction: str, a: Array, b: Array, scale: Scale) -> Row:
+    out = fastk.mitchell_matmul(a, b)
+    return against_itself(
+        f"float32, {len(a)} x {len(a)}, {correction}",
+        "no correction",
+        lambda: fastk.mitchell_matmul(a, b, correction=correction, out=out),
+        lambda: fastk.mitchell_matmul(a, b, out=out),
+        len(a) ** 3,
+        scale,
+    )
+
+
+def threaded(threads: int, a: Array, b: Array, scale: Scale) -> Row:
+    out = fastk.mitchell_matmul(a, b)
+
+    def on(count: int) -> None:
+        fastk.set_num_threads(count)
+        fastk.mitchell_matmul(a, b, out=out)
+
+    case = f"float32, {len(a)} x {len(a)}, {threads} threads"
+    row = against_itself(case, "one thread", lambda: on(threads), lambda: on(1), len(a) ** 3, scale)
+    fastk.set_num_threads(1)
+    return row
+
+
+# Other ways to the same sums.
+
+BIAS = numpy.int32(127 << 23)
+
+
+def broadcast(a: Array, b: Array) -> Array:
+    """Bits added in NumPy, as the sources of many papers do: zeros and the ends of the range come out wrong."""
+    return (a[:, :, None].view(numpy.int32) + b.view(numpy.int32) - BIAS).view(numpy.float32).sum(1)
+
+
+@numba.njit
+def add_bits(a: Array, b: Array, table: Array, out: Array) -> None:
+    """The same in compiled loops, with a check for zeros; the bits come as integers."""
+    out[:] = 0
+    room = numpy.empty(b.shape[1], numpy.int32)
+    products = room.view(numpy.float32)
+    for i in range(a.shape[0]):
+        for p in range(a.shape[1]):
+            left = a[i, p]
+            for j in range(b.shape[1]):
+                right = b[p, j]
+                zero = (left & 0x7FFFFFFF == 0) | (right & 0x7FFFFFFF == 0)
+                room[j] = numpy.int32(0) if zero else numpy.int32(left + right - BIAS)
+            for j in range(b.shape[1]):
+                out[i, j] += products[j]
+
+
+@numba.njit
+def look_up(a: Array, b: Array, table: Array, out: Array) -> None:
+    """Products from a 256 x 256 table, in compiled loops."""
+    out[:] = 0
+    for i in range(a.shape[0]):
+        for p in range(a.shape[1]):
+            row = table[a[i, p]]
+            for j in range(b.shape[1]):
+                out[i, j] += row[b[p, j]]
+
+
+def emulations(scale: Scale) -> list[Row]:
+    """The matrix product as it is emulated today, beside mitchell_matmul; the results agree."""
+    n = scale.emulated
+    a, b = random(n, n), random(n, n)[::-1].copy()
+    small = [numpy.random.default_rng(i).integers(0, 256, (n, n), numpy.uint8) for i in (1, 2)]
+    byte = numpy.arange(256, dtype=numpy.uint16)
+    products = fastk.mitchell_mul.outer(byte, byte)
+    sums, whole = fastk.mitchell_matmul(a, b), fastk.mitchell_matmul(*small)
+    compiled, looked_up = numpy.empty_like(sums), numpy.empty_like(whole)
+    bits = a.view(numpy.int32), b.view(numpy.int32)
+    cases: list[tuple[str, str, Call, Call]] = [
+        ("float32", "bits added by broadcasting, NumPy", lambda: broadcast(a, b), lambda: sums),
+        ("float32", "bits added in loops, numba", lambda: add_bits(*bits, products, compiled), lambda: compiled),
+        ("uint8", "table, NumPy", lambda: products[small[0][:, :, None], small[1]].sum(1, numpy.int32), lambda: whole),
+        ("uint8", "table, loops in numba", lambda: look_up(*small, products, looked_up), lambda: looked_up),
+    ]
+    rows = []
+    for dtype, peer, theirs, result in cases:
+        returned = theirs()
+        expected = sums if dtype == "float32" else whole
+        found = result() if returned is None else returned
+        numpy.testing.assert_allclose(found, expected, 1e-3, 1e-3, err_msg=peer)
+        of = (a, b) if dtype == "float32" else small
+        out = expected.copy()
+        seconds = ratio(lambda of=of, out=out: fastk.mitchell_matmul(*of, out=out), theirs, scale)  # type: ignore[misc]
+        rows.append(Row(f"{dtype}, {n} x {n}", peer, *seconds, n**3))
+    return rows
+
+
+def slower(rows: Sequence[Row]) -> str:
+    head = ["case", "peer", "fastk", "peer takes", "times as long"]
+    return table(head, [[r.case, r.peer, duration(r.ours), duration(r.theirs), times(r.theirs / r.ours)] for r in rows])
+
+
+# Element by element.
+
+
+def inverse_root(a: Array, out: Array) -> Array:
+    numpy.sqrt(a, out=out)
+    return numpy.divide(numpy.float32(1), out, out=out)
+
+
+def elementwise(size: int, scale: Scale) -> list[Row]:
+    rng = numpy.random.default_rng(2)
+    a, b = (rng.standard_normal(size, numpy.float32) for _ in range(2))
+    some = numpy.where(rng.random(size, numpy.float32) < 1 / 8, numpy.float32(0), a)
+    positive = numpy.abs(a) + numpy.float32(0.01)
+    bytes_ = [rng.integers(0, 256, size, numpy.uint8) for _ in range(2)]
+    number = numpy.float32(1.7)
+    cases: list[tuple[str, Any, str, Any, tuple[Any, ...]]] = [
+        ("mul", fastk.mitchell_mul, "multiply", numpy.multiply, (a, b)),
+        ("mul, by a scalar", fastk.mitchell_mul, "multiply", numpy.multiply, (a, number)),
+        ("mul, an eighth is 0", fastk.mitchell_mul, "multiply", numpy.multiply, (some, b)),
+        ("square", fastk.mitchell_square, "square", numpy.square, (a,)),
+        ("div", fastk.mitchell_div, "divide", numpy.divide, (a, b)),
+        ("reciprocal", fastk.mitchell_reciprocal, "reciprocal", numpy.reciprocal, (a,)),
+        ("sqrt", fastk.mitchell_sqrt, "sqrt", numpy.sqrt, (positive,)),
+        ("rsqrt", fastk.mitchell_rsqrt, "sqrt, then divide", inverse_root, (positive,)),
+        ("log2", fastk.mitchell_log2, "log2", numpy.log2, (positive,)),
+        ("exp2", fastk.mitchell_exp2, "exp2", numpy.exp2, (a,)),
+        ("pow", fastk.mitchell_pow, "power", numpy.power, (positive, b)),
+        ("mul, uint8", fastk.mitchell_mul, "multiply, uint8", numpy.multiply, tuple(bytes_)),
+    ]
+    rows = []
+    for case, ours, name, theirs, arguments in cases:
+        out = numpy.zeros(size, arguments[0].dtype)
+        sides = [lambda f=f, x=arguments, out=out: f(*x, out=out) for f in (ours, theirs)]  # type: ignore[misc]
+        rows.append(Row(f"{case}, {size} elements", f"numpy.{name}", *ratio(*sides, scale), size))
+    return rows
+
+
+# Convolution.
+
+
+class Layer(NamedTuple):
+    name: str
+    x: Array
+    w: Array
+    padding: int = 0
+    groups: int = 1
+
+    def ours(self) -> Array:
+        return fastk.mitchell_conv2d(self.x, self.w, padding=self.padding, groups=self.groups)
+
+    def work(self) -> int:
+        """Products, those of the padding included."""
+        return self.ours().size * self.w[0].size
+
+
+def layers(scale: Scale) -> list[Layer]:
+    channels = 64
+    x = random(1, channels, scale.image, scale.image)
+    w = random(channels, channels, 3, 3)
+    size = f"{channels} x {scale.image} x {scale.image}"
+    return [
+        Layer(f"3 x 3 on {size}, padding 1", x, w, padding=1),
+        Layer(f"3 x 3 on {size}, padding 0", x, w),
+        Layer(f"3 x 3 on {size}, padding 1, depthwise", x, w[:, :1].copy(), padding=1, groups=channels),
+        Layer(f"1 x 1 on {size}", x, w[:, :, :1, :1].copy()),
+    ]
+
+
+def shares(scale: Scale) -> str:
+    """Each layer's rate as a share of the matrix product's."""
+    n = scale.matrix
+    a, b = random(n, n), random(n, n)[::-1].copy()
+    out = fastk.mitchell_matmul(a, b)
+    rows = []
+    for layer in layers(scale):
+        ours, whole = ratio(layer.ours, lambda: fastk.mitchell_matmul(a, b, out=out), scale)
+        rate, full = layer.work() / ours / 1e9, n**3 / whole / 1e9
+        rows.append([layer.name, duration(ours), f"{rate:.2f}", f"{full:.2f}", f"{100 * rate / full:.0f} %"])
+    head = ["convolution, float32", "fastk", "10^9 products a second", f"matmul's, {n} x {n}", "share"]
+    return table(head, rows)
+
+
+def beside_torch(scale: Scale) -> list[Row]:
+    """The same layers beside torch; none without it."""
+    try:
+        import torch
+    except ImportError:
+        return []
+    torch.set_num_threads(1)
+    convolve = torch.nn.functional.conv2d
+    rows = []
+    for layer in layers(scale):
+        x, w = torch.from_numpy(layer.x), torch.from_numpy(layer.w)
+        options = {"padding": layer.padding, "groups": layer.groups}
+        with torch.inference_mode():
+            seconds = ratio(layer.ours, lambda x=x, w=w, options=options: convolve(x, w, **options), scale)  # type: ignore[misc]
+        rows.append(Row(layer.name, f"torch {torch.__version__} conv2d", *seconds, layer.work()))
+    return rows
+
+
+# Accuracy.
+
+EXPONENT = 2.7
+EXACT: dict[str, Callable[..., Array]] = {
+    "mul": numpy.multiply,
+    "square": numpy.square,
+    "div": numpy.divide,
+    "reciprocal": numpy.reciprocal,
+    "sqrt": numpy.sqrt,
+    "rsqrt": lambda x: 1 / numpy.sqrt(x),
+    "log2": numpy.log2,
+    "exp2": numpy.exp2,
+    "pow": lambda x: numpy.power(x, EXPONENT),
+}
+ROUNDING = 2.0**-18
+"""What float32 may add: half a unit in the last place of the largest logarithm here, and less to the others."""
+
+
+def observed(op: str, correction: str | None, count: int) -> Array:
+    """Errors of random float32 operands, of uniform mantissas and exponents."""
+    rng = numpy.random.default_rng(3)
+
+    def operand() -> Array:
+        if op == "exp2":
+            return rng.uniform(-40, 40, count).astype(numpy.float32)
+        return numpy.ldexp(rng.uniform(1, 2, count), rng.integers(-40, 40, count)).astype(numpy.float32)
+
+    arguments = [operand() for _ in range(2 if op in ("mul", "div") else 1)]
+    exponent = [numpy.float32(EXPONENT)] if op == "pow" else []
+    found = fastk.mitchell_ufunc(op, correction)(*arguments, *exponent).astype(float)
+    exact = EXACT[op](*(x.astype(float) for x in arguments))
+    return found - exact if op == "log2" else found / exact - 1
+
+
+def accuracy(scale: Scale) -> str:
+    """What mitchell_error says, beside what random operands showed. An error out of the range ends the run."""
+    cases: list[tuple[str, str | None]] = [(op, None) for op in EXACT]
+    cases += [("mul", name) for name in ("minimax", "unbiased", "lmul", "refined")]
+    rows = []
+    for op, correction in cases:
+        stated = fastk.mitchell_error(op, correction, exponent=float(numpy.float32(EXPONENT)) if op == "pow" else None)
+        found = observed(op, correction, scale.samples)
+        name = f"pow, exponent {EXPONENT}" if op == "pow" else op if correction is None else f"{op}, {correction}"
+        seen = found.min(), found.max(), found.mean()
+        if not (stated.low - ROUNDING <= seen[0] and seen[1] <= stated.high + ROUNDING):
+            raise SystemExit(f"{name}: errors from {seen[0]} to {seen[1]}, stated are {stated.low} to {stated.high}")
+        factor, unit = (1, "") if op == "log2" else (100, " %")
+        pairs = zip(stated[:3], seen, strict=True)
+        rows.append([name, *(f"{round(factor * value, 4) + 0.0:+.4f}{unit}" for pair in pairs for value in pair)])
+    return table(["error", "low", "seen", "high", "seen", "mean", "seen"], rows)
+
+
+# Pictures.
+
+
+def pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=110, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    print(f"\n{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def draw_error(path: Path) -> None:
+    figure, ax = pyplot().subplots(figsize=(6.2, 4.8), layout="constrained")
+    fastk.mitchell.plot_error("mul", ax=ax)
+    save_figure(figure, path)
+
+
+def draw_ratios(rows: Sequence[Row], path: Path) -> None:
+    """A bar a ratio, on a logarithmic axis, from 1."""
+    figure, ax = pyplot().subplots(figsize=(8, 1 + 0.22 * len(rows)), layout="constrained")
+    values = [row.ours / row.theirs for row in rows]
+    ax.barh(range(len(rows)), [value - 1 for value in values], left=1, color=["C0" if v > 1 else "C2" for v in values])
+    for i, value in enumerate(values):
+        ax.annotate(times(value), (value, i), xytext=(3 if value > 1 else -3, 0), textcoords="offset points",
+                    ha="left" if value > 1 else "right", va="center", fontsize=8)  # fmt: skip
+    ax.set_xscale("log")
+    ax.axvline(1, color="0.3", linewidth=0.8)
+    ax.set_yticks(range(len(rows)), [f"{row.case} : {row.peer}" for row in rows], fontsize=8)
+    ax.set(xlabel="time of fastk, of its peer's", ylim=(len(rows) - 0.5, -0.5))
+    ax.margins(x=0.12)
+    ax.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+# The run.
+
+
+class Report:
+    """Prints tables, and keeps them for --save."""
+
+    def __init__(self, machine: str) -> None:
+        self.machine = machine
+        self.text: list[str] = []
+        self.rows: list[Row] = []
+
+    def add(self, title: str, text: str) -> None:
+        self.text.append(f"{title}\n\n{text}\n")
+        print(f"\n{self.text[-1]}", end="", flush=True)
+
+    def add_rows(self, title: str, rows: Sequence[Row]) -> None:
+        self.add(title, ratios(rows))
+        self.rows += rows
+
+    def save(self, folder: Path) -> None:
+        if self.text:
+            (folder / "mitchell.md").write_text("\n".join([f"{self.machine}\n", *self.text]))
+        if self.rows:
+            draw_ratios(self.rows, folder / "mitchell_ratios.png")
+
+
+def level() -> str:
+    return fastk.config()["isa"] or "numba"
+
+
+def run_gemm(report: Report, scale: Scale, quick: bool) -> None:
+    title = "Matrix product, {} beside {}, one thread"
+    report.add_rows(title.format(level(), blas()), gemm(scale))
+    levels = fastk.config()["isa_available"]
+    for lower, core in LOWER.items():
+        if level() in levels and lower in levels[: levels.index(level())]:
+            name, rows = gemm_on_lower_level(lower, core, quick)
+            report.add_rows(title.format(lower, name), [row._replace(case=f"{lower}: {row.case}") for row in rows])
+
+
+def run_operands(report: Report, scale: Scale, quick: bool) -> None:
+    report.add_rows(f"Matrix product by operands, {level()} beside {blas()}, one thread", operands(scale))
+
+
+def run_emulations(report: Report, scale: Scale, quick: bool) -> None:
+    report.add("Other ways to a Mitchell matrix product, one thread", slower(emulations(scale)))
+
+
+def run_elementwise(report: Report, scale: Scale, quick: bool) -> None:
+    for size in (scale.small, scale.large):
+        report.add_rows(f"Element by element, float32 unless named, {level()}, one thread", elementwise(size, scale))
+
+
+def run_conv(report: Report, scale: Scale, quick: bool) -> None:
+    report.add(f"Convolution, {level()}, one thread", shares(scale))
+    if rows := beside_torch(scale):
+        report.add_rows("Convolution beside torch, one thread", rows)
+
+
+def run_accuracy(report: Report, scale: Scale, quick: bool) -> None:
+    report.add(f"Errors: stated, and of {scale.samples} random float32 operands", accuracy(scale))
+
+
+PARTS = {
+    "gemm": run_gemm,
+    "operands": run_operands,
+    "emulations": run_emulations,
+    "elementwise": run_elementwise,
+    "conv": run_conv,
+    "accuracy": run_accuracy,
+}
+
+
+def main() -> None:
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("--quick", action="store_true", help="small sizes, one repeat: a smoke test")
+    command.add_argument("--only", nargs="+", choices=[*PARTS, "picture"], metavar="PART", help="%(choices)s")
+    command.add_argument("--save", type=Path, metavar="DIR", help="write tables as Markdown and pictures there")
+    command.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = command.parse_args()
+    scale = QUICK if options.quick else Scale()
+    report = Report(machine())
+    fastk.set_num_threads(1)
+    with threadpool_limits(1), numpy.errstate(all="ignore"):
+        if options.child:
+            print(json.dumps([blas(), gemm(scale)]))
+            return
+        print(report.machine)
+        for name, part in PARTS.items():
+            if not options.only or name in options.only:
+                part(report, scale, options.quick)
+        if options.save:
+            options.save.mkdir(parents=True, exist_ok=True)
+            report.save(options.save)
+            if not options.only or "picture" in options.only:
+                draw_error(options.save / "mitchell_error.png")
+
+
+if __name__ == "__main__":
+    main()
