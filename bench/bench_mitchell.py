@@ -20,6 +20,7 @@ import subprocess
 import sys
 import timeit
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -66,17 +67,21 @@ class Row(NamedTuple):
 
 
 def ratio(ours: Call, theirs: Call, scale: Scale) -> tuple[float, float]:
-    """Least seconds a call of each side, which take turns; a short call is repeated for a millisecond each turn."""
-    sides = ours, theirs
-    for call in sides:
+    """Least seconds a call of each side. They take turns of ten timings, of a millisecond each, or of one long call."""
+    turns = []
+    for call in (ours, theirs):
         call()
-    counts = [max(1, round(1e-3 / timeit.timeit(call, number=1))) for call in sides]
+        once = timeit.timeit(call, number=1)
+        count = max(1, round(1e-3 / once))
+        turns.append((call, count, max(1, min(10, round(1e-2 / (count * once))))))
     least = [math.inf, math.inf]
-    turn, end = 0, perf_counter() + scale.seconds
-    while turn < scale.repeats or perf_counter() < end:
-        for i, (call, count) in enumerate(zip(sides, counts, strict=True)):
-            least[i] = min(least[i], timeit.timeit(call, number=count) / count)
-        turn += 1
+    rounds, end = 0, perf_counter() + scale.seconds
+    while rounds < scale.repeats or perf_counter() < end:
+        for i, (call, count, repeats) in enumerate(turns):
+            least[i] = min(
+                least[i], *(seconds / count for seconds in timeit.repeat(call, number=count, repeat=repeats))
+            )
+        rounds += 1
     return least[0], least[1]
 
 
@@ -112,13 +117,11 @@ def blas() -> str:
     return "no BLAS"
 
 
-def product(case: str, a: Array, b: Array, scale: Scale, peer: Sequence[Array] = (), **options: Any) -> Row:
+def product(case: str, a: Array, b: Array, scale: Scale, peer: Sequence[Array] = ()) -> Row:
     """mitchell_matmul(a, b) beside numpy.matmul of the same, or of other operands."""
     x, y = peer or (a, b)
-    ours, theirs = fastk.mitchell_matmul(a, b, **options), numpy.matmul(x, y)
-    seconds = ratio(
-        lambda: fastk.mitchell_matmul(a, b, out=ours, **options), lambda: numpy.matmul(x, y, out=theirs), scale
-    )
+    ours, theirs = fastk.mitchell_matmul(a, b), numpy.matmul(x, y)
+    seconds = ratio(partial(fastk.mitchell_matmul, a, b, out=ours), partial(numpy.matmul, x, y, out=theirs), scale)
     name = "numpy.matmul" if x.dtype == a.dtype else f"numpy.matmul, {x.dtype}"
     return Row(case, name, *seconds, a.shape[0] * b.shape[1] * a.shape[1])
 
@@ -133,17 +136,13 @@ def gemm(scale: Scale) -> list[Row]:
     ]
 
 
-def gemm_on_lower_level(level: str, core: str, quick: bool) -> tuple[str, list[Row]]:
+def gemm_on_lower_level(level: str, core: str, scale: Scale) -> tuple[str, list[Row]]:
     """`gemm` with fastk and OpenBLAS held to a level, in a process of its own: both choose when they are loaded."""
     environment = {**os.environ, "FASTK_BACKEND": "c", "FASTK_ISA": level, "OPENBLAS_CORETYPE": core}
-    command = [sys.executable, __file__, "--child", *["--quick"][:quick]]
+    command = [sys.executable, __file__, "--child", f"--seconds={scale.seconds}", *["--quick"][: scale == QUICK]]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     name, rows = json.loads(done.stdout)
     return name, [Row(*row) for row in rows]
-
-
-def against_itself(case: str, peer: str, changed: Call, plain: Call, work: int, scale: Scale) -> Row:
-    return Row(case, peer, *ratio(changed, plain, scale), work)
 
 
 def operands(scale: Scale) -> list[Row]:
@@ -153,31 +152,27 @@ def operands(scale: Scale) -> list[Row]:
     shape, both = f"{n} x {n}", (a, b)
     rows = [product(f"float64, {shape}", a.astype(float), b.astype(float), scale)]
     rows.append(product(f"float16, {shape}", a.astype(numpy.float16), b.astype(numpy.float16), scale, both))
-    eighth = [(20 * x).astype(numpy.int8) for x in both]
-    rows.append(product(f"int8, {shape}", *eighth, scale, both))
+    narrow = [(20 * x).astype(numpy.int8) for x in both]
+    rows.append(product(f"int8, {shape}", narrow[0], narrow[1], scale, both))
     positive = numpy.maximum(a, 0), numpy.maximum(b, 0)
     rows.append(product(f"float32, {shape}, half of A is 0", positive[0], b, scale))
-    rows.append(product(f"float32, {shape}, half of A and of B is 0", *positive, scale))
+    rows.append(product(f"float32, {shape}, half of A and of B is 0", positive[0], positive[1], scale))
     infinite = a.copy()
     infinite[n // 2, n // 2] = numpy.inf
     rows.append(product(f"float32, {shape}, one inf in A", infinite, b, scale))
     rows.append(corrected("unbiased", a, b, scale))
     few = scale.emulated
     rows.append(corrected("refined", a[:few, :few], b[:few, :few], scale))
-    rows.append(threaded(2, a, b, scale))
+    if (os.cpu_count() or 1) > 1:
+        rows.append(threaded(2, a, b, scale))
     return rows
 
 
 def corrected(correction: str, a: Array, b: Array, scale: Scale) -> Row:
     out = fastk.mitchell_matmul(a, b)
-    return against_itself(
-        f"float32, {len(a)} x {len(a)}, {correction}",
-        "no correction",
-        lambda: fastk.mitchell_matmul(a, b, correction=correction, out=out),
-        lambda: fastk.mitchell_matmul(a, b, out=out),
-        len(a) ** 3,
-        scale,
-    )
+    plain = partial(fastk.mitchell_matmul, a, b, out=out)
+    seconds = ratio(partial(plain, correction=correction), plain, scale)
+    return Row(f"float32, {len(a)} x {len(a)}, {correction}", "no correction", *seconds, len(a) ** 3)
 
 
 def threaded(threads: int, a: Array, b: Array, scale: Scale) -> Row:
@@ -187,10 +182,9 @@ def threaded(threads: int, a: Array, b: Array, scale: Scale) -> Row:
         fastk.set_num_threads(count)
         fastk.mitchell_matmul(a, b, out=out)
 
-    case = f"float32, {len(a)} x {len(a)}, {threads} threads"
-    row = against_itself(case, "one thread", lambda: on(threads), lambda: on(1), len(a) ** 3, scale)
+    seconds = ratio(partial(on, threads), partial(on, 1), scale)
     fastk.set_num_threads(1)
-    return row
+    return Row(f"float32, {len(a)} x {len(a)}, {threads} threads", "one thread", *seconds, len(a) ** 3)
 
 
 # Other ways to the same sums.
@@ -199,13 +193,13 @@ BIAS = numpy.int32(127 << 23)
 
 
 def broadcast(a: Array, b: Array) -> Array:
-    """Bits added in NumPy, as the sources of many papers do: zeros and the ends of the range come out wrong."""
+    """Bits added in NumPy, as many a model of the arithmetic does: zeros and the ends of the range come out wrong."""
     return (a[:, :, None].view(numpy.int32) + b.view(numpy.int32) - BIAS).view(numpy.float32).sum(1)
 
 
 @numba.njit
-def add_bits(a: Array, b: Array, table: Array, out: Array) -> None:
-    """The same in compiled loops, with a check for zeros; the bits come as integers."""
+def add_bits(a: Array, b: Array, out: Array) -> Array:
+    """The same in compiled loops, where the bits are given as integers, and with zeros right."""
     out[:] = 0
     room = numpy.empty(b.shape[1], numpy.int32)
     products = room.view(numpy.float32)
@@ -218,45 +212,42 @@ def add_bits(a: Array, b: Array, table: Array, out: Array) -> None:
                 room[j] = numpy.int32(0) if zero else numpy.int32(left + right - BIAS)
             for j in range(b.shape[1]):
                 out[i, j] += products[j]
+    return out
 
 
 @numba.njit
-def look_up(a: Array, b: Array, table: Array, out: Array) -> None:
-    """Products from a 256 x 256 table, in compiled loops."""
+def look_up(a: Array, b: Array, table: Array, out: Array) -> Array:
+    """Products of bytes from a 256 x 256 table, in compiled loops."""
     out[:] = 0
     for i in range(a.shape[0]):
         for p in range(a.shape[1]):
             row = table[a[i, p]]
             for j in range(b.shape[1]):
                 out[i, j] += row[b[p, j]]
+    return out
 
 
 def emulations(scale: Scale) -> list[Row]:
-    """The matrix product as it is emulated today, beside mitchell_matmul; the results agree."""
+    """The matrix product as it is emulated today, beside mitchell_matmul; the results have to agree."""
     n = scale.emulated
     a, b = random(n, n), random(n, n)[::-1].copy()
-    small = [numpy.random.default_rng(i).integers(0, 256, (n, n), numpy.uint8) for i in (1, 2)]
+    u, v = numpy.random.default_rng(1).integers(0, 256, (2, n, n), numpy.uint8)
     byte = numpy.arange(256, dtype=numpy.uint16)
     products = fastk.mitchell_mul.outer(byte, byte)
-    sums, whole = fastk.mitchell_matmul(a, b), fastk.mitchell_matmul(*small)
-    compiled, looked_up = numpy.empty_like(sums), numpy.empty_like(whole)
+    whole, single = numpy.empty((n, n), numpy.int32), numpy.empty((n, n), numpy.float32)
     bits = a.view(numpy.int32), b.view(numpy.int32)
-    cases: list[tuple[str, str, Call, Call]] = [
-        ("float32", "bits added by broadcasting, NumPy", lambda: broadcast(a, b), lambda: sums),
-        ("float32", "bits added in loops, numba", lambda: add_bits(*bits, products, compiled), lambda: compiled),
-        ("uint8", "table, NumPy", lambda: products[small[0][:, :, None], small[1]].sum(1, numpy.int32), lambda: whole),
-        ("uint8", "table, loops in numba", lambda: look_up(*small, products, looked_up), lambda: looked_up),
+    cases: list[tuple[Array, Array, str, Call]] = [
+        (a, b, "bits added by broadcasting, NumPy", lambda: broadcast(a, b)),
+        (a, b, "bits added in loops, numba", lambda: add_bits(*bits, single)),
+        (u, v, "table, NumPy", lambda: products[u[:, :, None], v].sum(1, numpy.int32)),
+        (u, v, "table, loops in numba", lambda: look_up(u, v, products, whole)),
     ]
     rows = []
-    for dtype, peer, theirs, result in cases:
-        returned = theirs()
-        expected = sums if dtype == "float32" else whole
-        found = result() if returned is None else returned
-        numpy.testing.assert_allclose(found, expected, 1e-3, 1e-3, err_msg=peer)
-        of = (a, b) if dtype == "float32" else small
-        out = expected.copy()
-        seconds = ratio(lambda of=of, out=out: fastk.mitchell_matmul(*of, out=out), theirs, scale)  # type: ignore[misc]
-        rows.append(Row(f"{dtype}, {n} x {n}", peer, *seconds, n**3))
+    for x, y, peer, theirs in cases:
+        out = fastk.mitchell_matmul(x, y)
+        numpy.testing.assert_allclose(theirs(), out, 1e-3, 1e-3, err_msg=peer)
+        seconds = ratio(partial(fastk.mitchell_matmul, x, y, out=out), theirs, scale)
+        rows.append(Row(f"{x.dtype}, {n} x {n}", peer, *seconds, n**3))
     return rows
 
 
@@ -297,8 +288,8 @@ def elementwise(size: int, scale: Scale) -> list[Row]:
     rows = []
     for case, ours, name, theirs, arguments in cases:
         out = numpy.zeros(size, arguments[0].dtype)
-        sides = [lambda f=f, x=arguments, out=out: f(*x, out=out) for f in (ours, theirs)]  # type: ignore[misc]
-        rows.append(Row(f"{case}, {size} elements", f"numpy.{name}", *ratio(*sides, scale), size))
+        seconds = ratio(partial(ours, *arguments, out=out), partial(theirs, *arguments, out=out), scale)
+        rows.append(Row(f"{case}, {size} elements", f"numpy.{name}", *seconds, size))
     return rows
 
 
@@ -360,7 +351,7 @@ def beside_torch(scale: Scale) -> list[Row]:
         x, w = torch.from_numpy(layer.x), torch.from_numpy(layer.w)
         options = {"padding": layer.padding, "groups": layer.groups}
         with torch.inference_mode():
-            seconds = ratio(layer.ours, lambda x=x, w=w, options=options: convolve(x, w, **options), scale)  # type: ignore[misc]
+            seconds = ratio(layer.ours, partial(convolve, x, w, **options), scale)
         rows.append(Row(layer.name, f"torch {torch.__version__} conv2d", *seconds, layer.work()))
     return rows
 
@@ -442,6 +433,8 @@ def draw_error(path: Path) -> None:
 
 def draw_ratios(rows: Sequence[Row], path: Path) -> None:
     """A bar a ratio, on a logarithmic axis, from 1."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     figure, ax = pyplot().subplots(figsize=(8, 1 + 0.22 * len(rows)), layout="constrained")
     values = [row.ours / row.theirs for row in rows]
     ax.barh(range(len(rows)), [value - 1 for value in values], left=1, color=["C0" if v > 1 else "C2" for v in values])
@@ -449,9 +442,12 @@ def draw_ratios(rows: Sequence[Row], path: Path) -> None:
         ax.annotate(times(value), (value, i), xytext=(3 if value > 1 else -3, 0), textcoords="offset points",
                     ha="left" if value > 1 else "right", va="center", fontsize=8)  # fmt: skip
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.axvline(1, color="0.3", linewidth=0.8)
-    ax.set_yticks(range(len(rows)), [f"{row.case} : {row.peer}" for row in rows], fontsize=8)
-    ax.set(xlabel="time of fastk, of its peer's", ylim=(len(rows) - 0.5, -0.5))
+    ax.set_yticks(range(len(rows)), [f"{row.case} | {row.peer}" for row in rows], fontsize=8)
+    ax.set(xlabel="time of fastk / time of its peer", ylim=(len(rows) - 0.5, -0.5))
     ax.margins(x=0.12)
     ax.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
@@ -487,36 +483,36 @@ def level() -> str:
     return fastk.config()["isa"] or "numba"
 
 
-def run_gemm(report: Report, scale: Scale, quick: bool) -> None:
+def run_gemm(report: Report, scale: Scale) -> None:
     title = "Matrix product, {} beside {}, one thread"
     report.add_rows(title.format(level(), blas()), gemm(scale))
     levels = fastk.config()["isa_available"]
     for lower, core in LOWER.items():
         if level() in levels and lower in levels[: levels.index(level())]:
-            name, rows = gemm_on_lower_level(lower, core, quick)
+            name, rows = gemm_on_lower_level(lower, core, scale)
             report.add_rows(title.format(lower, name), [row._replace(case=f"{lower}: {row.case}") for row in rows])
 
 
-def run_operands(report: Report, scale: Scale, quick: bool) -> None:
+def run_operands(report: Report, scale: Scale) -> None:
     report.add_rows(f"Matrix product by operands, {level()} beside {blas()}, one thread", operands(scale))
 
 
-def run_emulations(report: Report, scale: Scale, quick: bool) -> None:
+def run_emulations(report: Report, scale: Scale) -> None:
     report.add("Other ways to a Mitchell matrix product, one thread", slower(emulations(scale)))
 
 
-def run_elementwise(report: Report, scale: Scale, quick: bool) -> None:
+def run_elementwise(report: Report, scale: Scale) -> None:
     for size in (scale.small, scale.large):
         report.add_rows(f"Element by element, float32 unless named, {level()}, one thread", elementwise(size, scale))
 
 
-def run_conv(report: Report, scale: Scale, quick: bool) -> None:
+def run_conv(report: Report, scale: Scale) -> None:
     report.add(f"Convolution, {level()}, one thread", shares(scale))
     if rows := beside_torch(scale):
         report.add_rows("Convolution beside torch, one thread", rows)
 
 
-def run_accuracy(report: Report, scale: Scale, quick: bool) -> None:
+def run_accuracy(report: Report, scale: Scale) -> None:
     report.add(f"Errors: stated, and of {scale.samples} random float32 operands", accuracy(scale))
 
 
@@ -533,11 +529,12 @@ PARTS = {
 def main() -> None:
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--quick", action="store_true", help="small sizes, one repeat: a smoke test")
+    command.add_argument("--seconds", type=float, default=1.0, help="that a ratio takes (default: %(default)s)")
     command.add_argument("--only", nargs="+", choices=[*PARTS, "picture"], metavar="PART", help="%(choices)s")
     command.add_argument("--save", type=Path, metavar="DIR", help="write tables as Markdown and pictures there")
     command.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = command.parse_args()
-    scale = QUICK if options.quick else Scale()
+    scale = QUICK if options.quick else Scale(seconds=options.seconds)
     report = Report(machine())
     fastk.set_num_threads(1)
     with threadpool_limits(1), numpy.errstate(all="ignore"):
@@ -547,7 +544,7 @@ def main() -> None:
         print(report.machine)
         for name, part in PARTS.items():
             if not options.only or name in options.only:
-                part(report, scale, options.quick)
+                part(report, scale)
         if options.save:
             options.save.mkdir(parents=True, exist_ok=True)
             report.save(options.save)

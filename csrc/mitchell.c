@@ -13,6 +13,13 @@
 #define FASTK_LANES _Pragma("GCC ivdep")
 #endif
 
+/* Keeps a vector in the register that it was read into, where the compiler would read it twice. */
+#ifdef FASTK_X86
+#define FASTK_ONCE(vector) __asm__("" : "+x"(vector))
+#else
+#define FASTK_ONCE(vector) (void)(vector)
+#endif
+
 enum { MUL, SQUARE, DIV, RECIPROCAL, SQRT, RSQRT, LOG2, EXP2, POWER, OPS_COUNT };
 enum { INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, F16, F32, F64, BF16, SAME };
 enum { OP, DTYPE, REFINED, BIAS, LOG_BIAS };      /* fields of a loop's data */
@@ -115,13 +122,16 @@ struct kernels {
 #define EXPONENT_64 (UINT64_C(513) << 52), UINT64_C(0x6000000000000000)
 
 #define TARGET
+#define LANE_BYTES 16
 #define LEVEL(name) name##_base
 #include "mitchell_lanes.h"
 #ifdef FASTK_X86
 #define TARGET FASTK_TARGET_V3
+#define LANE_BYTES 32
 #define LEVEL(name) name##_v3
 #include "mitchell_lanes.h"
 #define TARGET FASTK_TARGET_V4
+#define LANE_BYTES 64
 #define LEVEL(name) name##_v4
 #include "mitchell_lanes.h"
 #endif

@@ -1,7 +1,7 @@
 /* The block kernels of the Mitchell ufuncs at one ISA level: n contiguous elements of po from pa and pb.
  *
- * Included once a level, with TARGET and LEVEL(name). Each is a function of its own, so that its constants stay in
- * registers.
+ * Included once a level, with TARGET, LANE_BYTES (of a vector) and LEVEL(name). Each is a function of its own, so that
+ * its constants stay in registers.
  */
 #define KERNEL(name, BITS)                                                                                             \
     static TARGET void LEVEL(name)(const uint##BITS##_t *pa, const uint##BITS##_t *pb, uint##BITS##_t *po, intptr_t n, \
@@ -47,6 +47,36 @@
         else if (!apart)                                                                                               \
             LEVEL(name##_tame)(pa, pb, po, n, &t);                                                                     \
     }
+/* For sums of bits alone, by vectors: each is read once, which counts where they are not aligned. */
+#define SUMS(name, BITS, low, wide, FAST)                                                                              \
+    LANES(name##_tame, BITS, FAST)                                                                                     \
+    KERNEL(name##_swift, BITS) {                                                                                       \
+        typedef uint##BITS##_t vector __attribute__((vector_size(LANE_BYTES)));                                        \
+        enum { STEP = LANE_BYTES / (BITS / 8) };                                                                       \
+        const struct task t = *task;                                                                                   \
+        vector seen = {0};                                                                                             \
+        intptr_t i = 0;                                                                                                \
+        for (; i + STEP <= n && po != pa && po != pb; i += STEP) {                                                     \
+            vector a, b;                                                                                               \
+            memcpy(&a, pa + i, sizeof a);                                                                              \
+            memcpy(&b, pb + i, sizeof b);                                                                              \
+            FASTK_ONCE(a);                                                                                             \
+            FASTK_ONCE(b);                                                                                             \
+            seen |= (a - (low)) | (b - (low));                                                                         \
+            a = FAST;                                                                                                  \
+            memcpy(po + i, &a, sizeof a);                                                                              \
+        }                                                                                                              \
+        uint##BITS##_t rest = 0;                                                                                       \
+        for (intptr_t j = i; j < n; j++)                                                                               \
+            rest |= (pa[j] - (low)) | (pb[j] - (low));                                                                 \
+        for (int j = 0; j < STEP; j++)                                                                                 \
+            rest |= seen[j];                                                                                           \
+        if (rest & (wide))                                                                                             \
+            LEVEL(name)(pa, pb, po, n, &t);                                                                            \
+        else                                                                                                           \
+            LEVEL(name##_tame)(pa + i, pb + i, po + i, n - i, &t);                                                     \
+    }
+#define SWIFT_SUMS(name, BITS, RANGE, FAST) SUMS(name, BITS, RANGE, FAST)
 #define SWIFT(name, BITS, RANGE_A, RANGE_B, FAST) SWIFT_IN(name, BITS, RANGE_A, RANGE_B, FAST)
 
 /* The 32-bit scale serves three formats, so the format is a variable. */
@@ -69,8 +99,8 @@ OPS(64, 0, _64)
 OPS(64, 1, _refined_64)
 
 #define SWIFT_OPS(BITS)                                                                                                \
-    SWIFT(mul_##BITS, BITS, TAME_##BITS, TAME_##BITS, a + b - (ONE_##BITS - UP(BITS)))                                 \
-    SWIFT(div_##BITS, BITS, TAME_##BITS, TAME_##BITS, a - b + (ONE_##BITS + UP(BITS)))                                 \
+    SWIFT_SUMS(mul_##BITS, BITS, TAME_##BITS, a + b - (ONE_##BITS - UP(BITS)))                                         \
+    SWIFT_SUMS(div_##BITS, BITS, TAME_##BITS, a - b + (ONE_##BITS + UP(BITS)))                                         \
     SWIFT(reciprocal_##BITS, BITS, TAME_##BITS, TAME_##BITS, (2 * ONE_##BITS + UP(BITS)) - a)                          \
     SWIFT(sqrt_##BITS, BITS, POSITIVE_##BITS, POSITIVE_##BITS, ((a + ONE_##BITS) >> 1) + UP(BITS))                     \
     SWIFT(rsqrt_##BITS, BITS, POSITIVE_##BITS, POSITIVE_##BITS, ((3 * ONE_##BITS - a) >> 1) + UP(BITS))                \
@@ -115,6 +145,9 @@ static const struct kernels LEVEL(kernels) = {
 #undef LANES
 #undef SWIFT_IN
 #undef SWIFT
+#undef SUMS
+#undef SWIFT_SUMS
+#undef LANE_BYTES
 #undef FORMAT_32
 #undef FORMAT_64
 #undef OPS

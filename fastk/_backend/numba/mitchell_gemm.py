@@ -19,7 +19,7 @@ from .memory import address, pointer, stack
 from .mitchell import S32, S64, U1, Format, mul, pick, real, word
 
 ROWS = 512
-DEPTH = 32  # of a panel, which stays in the first-level cache
+DEPTH = 64  # of a panel, which stays in the first-level cache
 COLUMNS = 128
 WIDE, NARROW = 128, 16  # columns whose sums are in registers together
 FAR = 1 << 20  # beyond every exponent
@@ -305,25 +305,23 @@ def add_row_carefully(start, step, k, panel, sums, width, bias, refined, s):
 
 
 @njit(forceinline=True)
-def load(c, size, n, width, first, sums, zero):
-    for j in range(width):
-        sums[j] = zero
-    if not first:
-        fetch(c.start, c.column, size, n, sums, 1)
+def load(start, step, n, width, first, sums, zero):
+    if first:
+        for j in range(width):
+            sums[j] = zero
+    elif address(sums) != address(start):
+        for j in range(n):
+            sums[j] = pointer(start, j * step, zero)[0]
 
 
 @njit(forceinline=True)
-def store(c, size, n, last, sums):
+def store(start, step, n, last, sums, zero):
     if last:
         for j in range(n):
             sums[j] = settled(sums[j])
-    if c.column == size:
-        to = pointer(c.start, 0, sums[0])
+    if address(sums) != address(start):
         for j in range(n):
-            to[j] = sums[j]
-    else:
-        for j in range(n):
-            pointer(c.start, j * c.column, sums[0])[0] = sums[j]
+            pointer(start, j * step, zero)[0] = sums[j]
 
 
 @njit(inline="never", cache=True)
@@ -336,7 +334,7 @@ def blocks(a, b, c, m, n, k, bias, refined, image, work, zero):
     value_room = pointer(work, LINE + PANEL_BYTES, s.sign)
     place_room = pointer(work, LINE + PANEL_BYTES + VALUE_BYTES, PLACE)
     counts, lows, highs = stack(ROWS, PLACE), stack(ROWS, PLACE), stack(ROWS, PLACE)
-    sums = stack(COLUMNS, zero)
+    sum_room = stack(COLUMNS, zero)
     for i0 in range(0, m, ROWS):
         rows = min(ROWS, m - i0)
         for p0 in range(0, max(k, 1), DEPTH):
@@ -352,8 +350,9 @@ def blocks(a, b, c, m, n, k, bias, refined, image, work, zero):
                 seen = pack_panel(b, image, size, p0, depth, j0, columns, width, panel, s)
                 low, high = exponents(seen, s)
                 for i in range(rows):
-                    out = Matrix(pointer(c.start, (i0 + i) * c.row + j0 * c.column, BYTE), c.row, c.column)
-                    load(out, size, columns, width, p0 == 0, sums, zero)
+                    out = pointer(c.start, (i0 + i) * c.row + j0 * c.column, BYTE)
+                    sums = pointer(out, 0, zero) if c.column == size and columns == width else sum_room
+                    load(out, c.column, columns, width, p0 == 0, sums, zero)
                     values, places = offset(value_room, i * DEPTH), offset(place_room, i * DEPTH)
                     start = pointer(a.start, (i0 + i) * a.row + p0 * a.column, BYTE)
                     if refined:
@@ -364,7 +363,7 @@ def blocks(a, b, c, m, n, k, bias, refined, image, work, zero):
                         add_row(values, places, counts[i], panel, sums, width, True)
                     else:
                         add_row(values, places, counts[i], panel, sums, width, False)
-                    store(out, size, columns, p0 + depth == k, sums)
+                    store(out, c.column, columns, p0 + depth == k, sums, zero)
 
 
 # ---- kernels
