@@ -167,10 +167,16 @@ static int is_sequential(const struct loop *l) {
 
 #define AT(T, p, i, step) (*(T *)(void *)((p) + (i) * (step)))
 #define COPIED(T, TO, VALUE)                                                                                           \
-    for (intptr_t i = 0; i < n; i++) {                                                                                 \
-        const T x = AT(const T, p, i, step);                                                                           \
-        TO = VALUE;                                                                                                    \
-    }                                                                                                                  \
+    if (step == 0) {                                                                                                   \
+        const T x = AT(const T, p, 0, 0);                                                                              \
+        const __typeof__(*room) value = VALUE;                                                                         \
+        for (intptr_t i = 0; i < n; i++)                                                                               \
+            TO = value;                                                                                                \
+    } else                                                                                                             \
+        for (intptr_t i = 0; i < n; i++) {                                                                             \
+            const T x = AT(const T, p, i, step);                                                                       \
+            TO = VALUE;                                                                                                \
+        }                                                                                                              \
     break
 
 /* Strided elements into a buffer, and from one, converted to the scale that they are computed at. Apart from the
@@ -290,7 +296,9 @@ static void run(const struct kernels *kernels, char **args, const intptr_t *dime
                               dtype == F16    ? FLOAT16
                               : dtype == BF16 ? BFLOAT16
                                               : FLOAT32};
-    const int method = refined ? SECOND_PASS : same ? TAME_FIRST : PLAIN, whole = 2 * refined + is_unsigned;
+    /* With a bias a power of 1 is a case of its own. */
+    const int tame = same && !(op == POWER && (fields[BIAS] || fields[LOG_BIAS]));
+    const int method = refined ? SECOND_PASS : tame ? TAME_FIRST : PLAIN, whole = 2 * refined + is_unsigned;
     if (dtype == F64 || (integer && !product))
         blocks_64(&l, kernels->floats_64[method][op], &task);
     else if (!integer)

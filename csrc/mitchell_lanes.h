@@ -21,33 +21,23 @@
 
 /* Where the bits of a whole block, less `low`, leave some upper bits clear, its values are so tame that no case has to
  * be looked for, and FAST does. One comparison a block: with the exponent's upper bits in `wide` that is a range of
- * exponents, and with the sign bit in it, of positive numbers. FAST goes ahead and is done again if it was wrong,
- * unless it would write over an operand. */
+ * exponents, and with the sign bit in it, of positive numbers. */
 #define SWIFT_IN(name, BITS, low_a, wide_a, low_b, wide_b, FAST)                                                       \
     LANES(name##_tame, BITS, FAST)                                                                                     \
     KERNEL(name##_swift, BITS) {                                                                                       \
         uint##BITS##_t seen_a = 0, seen_b = 0;                                                                         \
-        const struct task t = *task;                                                                                   \
-        const int apart = po != pa && po != pb;                                                                        \
-        if (apart) {                                                                                                   \
-            FASTK_LANES for (intptr_t i = 0; i < n; i++) {                                                             \
-                const uint##BITS##_t a = pa[i], b = pb[i];                                                             \
-                seen_a |= a - (low_a);                                                                                 \
-                seen_b |= b - (low_b);                                                                                 \
-                po[i] = FAST;                                                                                          \
-            }                                                                                                          \
-        } else {                                                                                                       \
-            for (intptr_t i = 0; i < n; i++) {                                                                         \
-                seen_a |= pa[i] - (low_a);                                                                             \
-                seen_b |= pb[i] - (low_b);                                                                             \
-            }                                                                                                          \
+        for (intptr_t i = 0; i < n; i++) {                                                                             \
+            seen_a |= pa[i] - (low_a);                                                                                 \
+            seen_b |= pb[i] - (low_b);                                                                                 \
         }                                                                                                              \
         if ((seen_a & (wide_a)) | (seen_b & (wide_b)))                                                                 \
-            LEVEL(name)(pa, pb, po, n, &t);                                                                            \
-        else if (!apart)                                                                                               \
-            LEVEL(name##_tame)(pa, pb, po, n, &t);                                                                     \
+            LEVEL(name)(pa, pb, po, n, task);                                                                          \
+        else                                                                                                           \
+            LEVEL(name##_tame)(pa, pb, po, n, task);                                                                   \
     }
-/* For sums of bits alone, by vectors: each is read once, which counts where they are not aligned. */
+
+/* For sums of bits alone, which cannot go wrong but be wrong: FAST goes ahead, and is done again if a block is not
+ * tame. By vectors, each read once, which counts where they are not aligned. */
 #define SUMS(name, BITS, low, wide, FAST)                                                                              \
     LANES(name##_tame, BITS, FAST)                                                                                     \
     KERNEL(name##_swift, BITS) {                                                                                       \
@@ -101,15 +91,13 @@ OPS(64, 1, _refined_64)
 #define SWIFT_OPS(BITS)                                                                                                \
     SWIFT_SUMS(mul_##BITS, BITS, TAME_##BITS, a + b - (ONE_##BITS - UP(BITS)))                                         \
     SWIFT_SUMS(div_##BITS, BITS, TAME_##BITS, a - b + (ONE_##BITS + UP(BITS)))                                         \
-    SWIFT(reciprocal_##BITS, BITS, TAME_##BITS, TAME_##BITS, (2 * ONE_##BITS + UP(BITS)) - a)                          \
-    SWIFT(sqrt_##BITS, BITS, POSITIVE_##BITS, POSITIVE_##BITS, ((a + ONE_##BITS) >> 1) + UP(BITS))                     \
-    SWIFT(rsqrt_##BITS, BITS, POSITIVE_##BITS, POSITIVE_##BITS, ((3 * ONE_##BITS - a) >> 1) + UP(BITS))                \
+    SWIFT_SUMS(reciprocal_##BITS, BITS, TAME_##BITS, (2 * ONE_##BITS + UP(BITS)) - a)                                  \
+    SWIFT_SUMS(sqrt_##BITS, BITS, POSITIVE_##BITS, ((a + ONE_##BITS) >> 1) + UP(BITS))                                 \
+    SWIFT_SUMS(rsqrt_##BITS, BITS, POSITIVE_##BITS, ((3 * ONE_##BITS - a) >> 1) + UP(BITS))                            \
     SWIFT(log2_##BITS, BITS, POSITIVE_##BITS, POSITIVE_##BITS, log2_tame_##BITS(a + UP(BITS)))                         \
     SWIFT(exp2_##BITS, BITS, LOGARITHM_##BITS, LOGARITHM_##BITS, exp2_tame_##BITS(a) + (ONE_##BITS + UP(BITS)))        \
     SWIFT(pow_##BITS, BITS, BASE_##BITS, EXPONENT_##BITS,                                                              \
-          pick_##BITS(a == ONE_##BITS, a,                                                                              \
-                      (ONE_##BITS + UP(BITS)) + (uint##BITS##_t)scaled_log_##BITS(                                     \
-                                                    a - ONE_##BITS + (uint##BITS##_t)t.log_bias, real_##BITS(b))))
+          ONE_##BITS + (uint##BITS##_t)tame_log_##BITS(a - ONE_##BITS, real_##BITS(b)))
 #define UP(BITS) ((uint##BITS##_t)t.bias)
 SWIFT_OPS(32)
 SWIFT_OPS(64)

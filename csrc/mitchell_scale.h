@@ -211,8 +211,7 @@ FASTK_INLINE UINT NAME(exp2)(UINT a, INT bias, int refined, struct NAME(format) 
 FASTK_INLINE INT NAME(scaled_log)(UINT log, REAL p) {
 #if SCALE == 32
     const double limit = (double)((int64_t)LIMIT << M_);
-    double t = (double)(INT)log * (double)p;
-    return (INT)nearest_64(clamped_64(t, limit));
+    return (INT)nearest_64(clamped_64((double)(INT)log * (double)p, limit));
 #else
     /* Exponent and fraction apart, since 64 bits do not fit in a double: exact where p has few bits. The fraction is
      * from -1/2, so that it never outweighs the exponent and either may be clamped. */
@@ -232,6 +231,15 @@ FASTK_INLINE INT NAME(scaled_log)(UINT log, REAL p) {
     REAL sum = NAME(clamped)(whole + more + carry, limit - 1);
     INT part = NAME(nearest)((rest - carry) * (REAL)ONE_BIT);
     return (INT)((UINT)NAME(nearest)(sum) << M_) + part;
+#endif
+}
+
+/* The same where no limit is reached. */
+FASTK_INLINE INT NAME(tame_log)(UINT log, REAL p) {
+#if SCALE == 32
+    return (INT)nearest_64((double)(INT)log * (double)p);
+#else
+    return NAME(scaled_log)(log, p);
 #endif
 }
 
