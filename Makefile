@@ -3,6 +3,7 @@
 #   make demo
 #   make test ARGS="-k kernels -x"
 #   make test PYTHON=python3.12 VENV=.venv312
+#   make bench-mitchell ARGS=--quick
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,10 +12,10 @@ ARGS ?=
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc fastk -name '*.[ch]' -o -name '*.py')
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench bench-shuffle bench-mitchell clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 21
 
 demo: $(VENV)/with-io ## shuffle a real text corpus out of core, check the result and show it
 	@$(BIN)/python examples/demo.py $(ARGS)
@@ -29,8 +30,13 @@ lint: $(VENV)/with-test,io ## ruff, mypy and clang-format
 	@if command -v clang-format >/dev/null; then set -x; clang-format --dry-run --Werror csrc/*.[ch]; \
 	else echo "clang-format is not installed: csrc/ was not checked"; fi
 
-bench: $(VENV)/with-bench ## measure against cp, shuf and terashuf
+bench: bench-shuffle bench-mitchell ## both measurements; ARGS is for one of them alone
+
+bench-shuffle: $(VENV)/with-bench ## measure the shuffle against cp, shuf and terashuf
 	@$(BIN)/python bench/bench_shuffle.py $(ARGS)
+
+bench-mitchell: $(VENV)/with-bench ## measure Mitchell arithmetic against NumPy and what emulates it
+	@$(BIN)/python bench/bench_mitchell.py $(ARGS)
 
 clean: ## remove everything that can be made again
 	rm -rf $(VENV) build dist demo-out *.egg-info fastk/*.so fastk/_c.c

@@ -193,13 +193,13 @@ BIAS = numpy.int32(127 << 23)
 
 
 def broadcast(a: Array, b: Array) -> Array:
-    """Bits added in NumPy, as many a model of the arithmetic does: zeros and the ends of the range come out wrong."""
+    """Bits added in one line of NumPy: zeros and the ends of the range come out wrong."""
     return (a[:, :, None].view(numpy.int32) + b.view(numpy.int32) - BIAS).view(numpy.float32).sum(1)
 
 
 @numba.njit
 def add_bits(a: Array, b: Array, out: Array) -> Array:
-    """The same in compiled loops, where the bits are given as integers, and with zeros right."""
+    """The same in compiled loops, with zeros right. The operands come as their bits, in int32."""
     out[:] = 0
     room = numpy.empty(b.shape[1], numpy.int32)
     products = room.view(numpy.float32)
@@ -272,24 +272,25 @@ def elementwise(size: int, scale: Scale) -> list[Row]:
     bytes_ = [rng.integers(0, 256, size, numpy.uint8) for _ in range(2)]
     number = numpy.float32(1.7)
     cases: list[tuple[str, Any, str, Any, tuple[Any, ...]]] = [
-        ("mul", fastk.mitchell_mul, "multiply", numpy.multiply, (a, b)),
-        ("mul, by a scalar", fastk.mitchell_mul, "multiply", numpy.multiply, (a, number)),
-        ("mul, an eighth is 0", fastk.mitchell_mul, "multiply", numpy.multiply, (some, b)),
-        ("square", fastk.mitchell_square, "square", numpy.square, (a,)),
-        ("div", fastk.mitchell_div, "divide", numpy.divide, (a, b)),
-        ("reciprocal", fastk.mitchell_reciprocal, "reciprocal", numpy.reciprocal, (a,)),
-        ("sqrt", fastk.mitchell_sqrt, "sqrt", numpy.sqrt, (positive,)),
-        ("rsqrt", fastk.mitchell_rsqrt, "sqrt, then divide", inverse_root, (positive,)),
-        ("log2", fastk.mitchell_log2, "log2", numpy.log2, (positive,)),
-        ("exp2", fastk.mitchell_exp2, "exp2", numpy.exp2, (a,)),
-        ("pow", fastk.mitchell_pow, "power", numpy.power, (positive, b)),
-        ("mul, uint8", fastk.mitchell_mul, "multiply, uint8", numpy.multiply, tuple(bytes_)),
+        ("mul", fastk.mitchell_mul, "numpy.multiply", numpy.multiply, (a, b)),
+        ("mul, by a scalar", fastk.mitchell_mul, "numpy.multiply", numpy.multiply, (a, number)),
+        ("mul, an eighth is 0", fastk.mitchell_mul, "numpy.multiply", numpy.multiply, (some, b)),
+        ("mul, refined", fastk.mitchell_ufunc("mul", "refined"), "no correction", fastk.mitchell_mul, (a, b)),
+        ("square", fastk.mitchell_square, "numpy.square", numpy.square, (a,)),
+        ("div", fastk.mitchell_div, "numpy.divide", numpy.divide, (a, b)),
+        ("reciprocal", fastk.mitchell_reciprocal, "numpy.reciprocal", numpy.reciprocal, (a,)),
+        ("sqrt", fastk.mitchell_sqrt, "numpy.sqrt", numpy.sqrt, (positive,)),
+        ("rsqrt", fastk.mitchell_rsqrt, "numpy.sqrt, then divide", inverse_root, (positive,)),
+        ("log2", fastk.mitchell_log2, "numpy.log2", numpy.log2, (positive,)),
+        ("exp2", fastk.mitchell_exp2, "numpy.exp2", numpy.exp2, (a,)),
+        ("pow", fastk.mitchell_pow, "numpy.power", numpy.power, (positive, b)),
+        ("mul, uint8", fastk.mitchell_mul, "numpy.multiply, uint8", numpy.multiply, tuple(bytes_)),
     ]
     rows = []
     for case, ours, name, theirs, arguments in cases:
         out = numpy.zeros(size, arguments[0].dtype)
         seconds = ratio(partial(ours, *arguments, out=out), partial(theirs, *arguments, out=out), scale)
-        rows.append(Row(f"{case}, {size} elements", f"numpy.{name}", *seconds, size))
+        rows.append(Row(f"{case}, {size} elements", name, *seconds, size))
     return rows
 
 
@@ -358,7 +359,7 @@ def beside_torch(scale: Scale) -> list[Row]:
 
 # Accuracy.
 
-EXPONENT = 2.7
+EXPONENT = float(numpy.float32(2.7))
 EXACT: dict[str, Callable[..., Array]] = {
     "mul": numpy.multiply,
     "square": numpy.square,
@@ -396,9 +397,9 @@ def accuracy(scale: Scale) -> str:
     cases += [("mul", name) for name in ("minimax", "unbiased", "lmul", "refined")]
     rows = []
     for op, correction in cases:
-        stated = fastk.mitchell_error(op, correction, exponent=float(numpy.float32(EXPONENT)) if op == "pow" else None)
+        stated = fastk.mitchell_error(op, correction, exponent=EXPONENT if op == "pow" else None)
         found = observed(op, correction, scale.samples)
-        name = f"pow, exponent {EXPONENT}" if op == "pow" else op if correction is None else f"{op}, {correction}"
+        name = f"pow, exponent {EXPONENT:.1f}" if op == "pow" else op if correction is None else f"{op}, {correction}"
         seen = found.min(), found.max(), found.mean()
         if not (stated.low - ROUNDING <= seen[0] and seen[1] <= stated.high + ROUNDING):
             raise SystemExit(f"{name}: errors from {seen[0]} to {seen[1]}, stated are {stated.low} to {stated.high}")
@@ -535,6 +536,8 @@ def main() -> None:
     command.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = command.parse_args()
     scale = QUICK if options.quick else Scale(seconds=options.seconds)
+    if options.save:
+        pyplot()  # now, if it is missing, and not after some minutes
     report = Report(machine())
     fastk.set_num_threads(1)
     with threadpool_limits(1), numpy.errstate(all="ignore"):

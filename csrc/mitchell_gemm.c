@@ -39,6 +39,12 @@ struct gemm {
     const struct image *image; /* b is an image, and B its patches */
 };
 
+/* Blocks of k are as equal as they can be. */
+static size_t depth_of(size_t k) {
+    const size_t blocks = (k + DEPTH - 1) / DEPTH;
+    return blocks ? (k + blocks - 1) / blocks : 0;
+}
+
 #if defined(__clang__)
 #define FASTK_UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -145,7 +151,7 @@ BLOCKS(i32)
 
 /* Bytes of work that a product needs at any level. */
 static size_t room_needed(size_t n, size_t k) {
-    const size_t depth = k < DEPTH ? k : DEPTH, columns = n < COLUMNS_MOST ? n + 64 : COLUMNS_MOST;
+    const size_t depth = depth_of(k), columns = n < COLUMNS_MOST ? n + 64 : COLUMNS_MOST;
     return (columns + ROWS_MOST) * depth * sizeof(uint64_t);
 }
 

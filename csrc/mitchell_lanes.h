@@ -38,7 +38,7 @@
 
 /* For sums of bits alone, which cannot go wrong but be wrong: FAST goes ahead, and is done again if a block is not
  * tame. By vectors, each read once, which counts where they are not aligned. */
-#define SUMS(name, BITS, low, wide, FAST)                                                                              \
+#define SUMS(name, BITS, low, wide, FAST, ELSE)                                                                        \
     LANES(name##_tame, BITS, FAST)                                                                                     \
     KERNEL(name##_swift, BITS) {                                                                                       \
         typedef uint##BITS##_t vector __attribute__((vector_size(LANE_BYTES)));                                        \
@@ -62,11 +62,29 @@
         for (int j = 0; j < STEP; j++)                                                                                 \
             rest |= seen[j];                                                                                           \
         if (rest & (wide))                                                                                             \
-            LEVEL(name)(pa, pb, po, n, &t);                                                                            \
+            LEVEL(ELSE)(pa, pb, po, n, &t);                                                                            \
         else                                                                                                           \
             LEVEL(name##_tame)(pa + i, pb + i, po + i, n - i, &t);                                                     \
     }
-#define SWIFT_SUMS(name, BITS, RANGE, FAST) SUMS(name, BITS, RANGE, FAST)
+/* Products where all but zeros is tame. */
+#define ZEROS_IN(name, BITS, low, wide)                                                                                \
+    LANES(name##_signed, BITS,                                                                                         \
+          pick_##BITS(IS_ZERO(a) | IS_ZERO(b), (a ^ b) & ~(UINT##BITS##_MAX >> 1), a + b - (ONE_##BITS - UP(BITS))))   \
+    KERNEL(name##_zeros, BITS) {                                                                                       \
+        uint##BITS##_t seen = 0;                                                                                       \
+        for (intptr_t i = 0; i < n; i++) {                                                                             \
+            const uint##BITS##_t a = pa[i], b = pb[i];                                                                 \
+            seen |= pick_##BITS(IS_ZERO(a), 0, a - (low)) | pick_##BITS(IS_ZERO(b), 0, b - (low));                     \
+        }                                                                                                              \
+        if (seen & (wide))                                                                                             \
+            LEVEL(name)(pa, pb, po, n, task);                                                                          \
+        else                                                                                                           \
+            LEVEL(name##_signed)(pa, pb, po, n, task);                                                                 \
+    }
+#define ZEROS(name, BITS, RANGE) ZEROS_IN(name, BITS, RANGE)
+#define IS_ZERO(u) ((u) << 1 == 0)
+
+#define SWIFT_SUMS(name, BITS, RANGE, FAST, ELSE) SUMS(name, BITS, RANGE, FAST, ELSE)
 #define SWIFT(name, BITS, RANGE_A, RANGE_B, FAST) SWIFT_IN(name, BITS, RANGE_A, RANGE_B, FAST)
 
 /* The 32-bit scale serves three formats, so the format is a variable. */
@@ -89,11 +107,12 @@ OPS(64, 0, _64)
 OPS(64, 1, _refined_64)
 
 #define SWIFT_OPS(BITS)                                                                                                \
-    SWIFT_SUMS(mul_##BITS, BITS, TAME_##BITS, a + b - (ONE_##BITS - UP(BITS)))                                         \
-    SWIFT_SUMS(div_##BITS, BITS, TAME_##BITS, a - b + (ONE_##BITS + UP(BITS)))                                         \
-    SWIFT_SUMS(reciprocal_##BITS, BITS, TAME_##BITS, (2 * ONE_##BITS + UP(BITS)) - a)                                  \
-    SWIFT_SUMS(sqrt_##BITS, BITS, POSITIVE_##BITS, ((a + ONE_##BITS) >> 1) + UP(BITS))                                 \
-    SWIFT_SUMS(rsqrt_##BITS, BITS, POSITIVE_##BITS, ((3 * ONE_##BITS - a) >> 1) + UP(BITS))                            \
+    ZEROS(mul_##BITS, BITS, TAME_##BITS)                                                                               \
+    SWIFT_SUMS(mul_##BITS, BITS, TAME_##BITS, a + b - (ONE_##BITS - UP(BITS)), mul_##BITS##_zeros)                     \
+    SWIFT_SUMS(div_##BITS, BITS, TAME_##BITS, a - b + (ONE_##BITS + UP(BITS)), div_##BITS)                             \
+    SWIFT_SUMS(reciprocal_##BITS, BITS, TAME_##BITS, (2 * ONE_##BITS + UP(BITS)) - a, reciprocal_##BITS)               \
+    SWIFT_SUMS(sqrt_##BITS, BITS, POSITIVE_##BITS, ((a + ONE_##BITS) >> 1) + UP(BITS), sqrt_##BITS)                    \
+    SWIFT_SUMS(rsqrt_##BITS, BITS, POSITIVE_##BITS, ((3 * ONE_##BITS - a) >> 1) + UP(BITS), rsqrt_##BITS)              \
     SWIFT(log2_##BITS, BITS, POSITIVE_##BITS, POSITIVE_##BITS, log2_tame_##BITS(a + UP(BITS)))                         \
     SWIFT(exp2_##BITS, BITS, LOGARITHM_##BITS, LOGARITHM_##BITS, exp2_tame_##BITS(a) + (ONE_##BITS + UP(BITS)))        \
     SWIFT(pow_##BITS, BITS, BASE_##BITS, EXPONENT_##BITS,                                                              \
@@ -134,6 +153,9 @@ static const struct kernels LEVEL(kernels) = {
 #undef SWIFT_IN
 #undef SWIFT
 #undef SUMS
+#undef ZEROS_IN
+#undef ZEROS
+#undef IS_ZERO
 #undef SWIFT_SUMS
 #undef LANE_BYTES
 #undef FORMAT_32

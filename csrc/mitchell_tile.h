@@ -116,6 +116,15 @@ FASTK_INLINE void TILE(gather)(const char *from, intptr_t lane_step, intptr_t k_
     }
 }
 
+/* n elements, at least `most` of them, so many at a time; the last ones overlap. */
+FASTK_INLINE void TILE(copy)(UINT *to, const char *from, intptr_t n, intptr_t most) {
+    intptr_t i = 0;
+    for (; i + most < n; i += most)
+        memcpy(to + i, from + i * (SCALE / 8), (size_t)most * sizeof(UINT));
+    if (n > 0)
+        memcpy(to + n - most, from + (n - most) * (SCALE / 8), (size_t)most * sizeof(UINT));
+}
+
 /* n elements of a row of an image, from in_x on in steps of the stride, with zeros where there is no image. */
 FASTK_INLINE void TILE(stretch)(const struct image *image, const char *row, int inside, intptr_t in_x, intptr_t n,
                                 UINT *to) {
@@ -123,14 +132,15 @@ FASTK_INLINE void TILE(stretch)(const struct image *image, const char *row, int 
         const intptr_t from = in_x < 0 ? (-in_x < n ? -in_x : n) : 0;
         const intptr_t end = image->in_w - in_x < n ? (image->in_w - in_x > from ? image->in_w - in_x : from) : n;
         const char *source = row + in_x * (SCALE / 8);
-        intptr_t i = 0;
-        for (; i < from; i++)
+        if (end - from >= LANES)
+            TILE(copy)(to + from, source + from * (SCALE / 8), end - from, LANES);
+        else if (end - from >= SQUARE)
+            TILE(copy)(to + from, source + from * (SCALE / 8), end - from, SQUARE);
+        else
+            TILE(copy)(to + from, source + from * (SCALE / 8), end - from, 1);
+        for (intptr_t i = 0; i < from; i++)
             to[i] = 0;
-        for (; i + SQUARE <= end; i += SQUARE)
-            memcpy(to + i, source + i * (SCALE / 8), SQUARE * sizeof(UINT));
-        for (; i < end; i++)
-            memcpy(to + i, source + i * (SCALE / 8), sizeof(UINT));
-        for (; i < n; i++)
+        for (intptr_t i = end; i < n; i++)
             to[i] = 0;
         return;
     }
@@ -349,11 +359,13 @@ FASTK_INLINE void TILE(settle_nans)(SUM *c, size_t c_row, size_t rows, size_t co
 #endif
 
 /* Add the products of a panel of rows and a panel of columns to a tile. */
-FASTK_INLINE void TILE(add)(struct panel a, struct panel b, size_t k, SUM *c, size_t c_row, size_t rows,
+FASTK_INLINE void TILE(add)(struct panel a, struct panel b, size_t k, SUM *c, size_t c_row, size_t rows, int first,
                             const struct gemm *g) {
     enum path path = TILE(path)(a, b);
-#if !WHOLE
-    if (path == TINY && TILE(has_small)(c, c_row, rows))
+#if WHOLE
+    (void)first;
+#else
+    if (path == TINY && !first && TILE(has_small)(c, c_row, rows))
         path = MASKED;
 #endif
     if (path == CAREFUL)
@@ -418,7 +430,7 @@ FASTK_INLINE void TILE(update)(const struct gemm *g, size_t i, size_t j, struct 
             __builtin_prefetch(c + (size_t)(ROWS + r) * c_row, 1);
             __builtin_prefetch(c + (size_t)(ROWS + r) * c_row + WIDTH - 1, 1);
         }
-    TILE(add)(a, b, s.k, c, c_row, rows, g);
+    TILE(add)(a, b, s.k, c, c_row, rows, s.first, g);
 #if !WHOLE
     if (s.last)
         TILE(settle_nans)(c, c_row, rows, WIDTH);
@@ -528,7 +540,7 @@ FASTK_INLINE void TILE(chains)(const struct gemm *g) {
 /* ---- the whole */
 
 FASTK_INLINE void TILE(panels)(const struct gemm *g, char *work) {
-    const size_t depth = g->k < DEPTH ? g->k : DEPTH;
+    const size_t depth = depth_of(g->k);
     const size_t n_most = g->n < COLUMNS_MOST ? (g->n + WIDTH - 1) / WIDTH * WIDTH : COLUMNS_MOST;
     UINT *b_block = (UINT *)(void *)work, *a_block = b_block + n_most * depth;
     struct panel b_panels[COLUMNS_MOST / WIDTH], a_panels[ROWS_MOST / ROWS];

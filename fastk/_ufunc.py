@@ -87,6 +87,6 @@ def make_ufunc(name: str, doc: str, loops: Sequence[Loop], identity: int | None 
     register = _REGISTER_LOOP_FOR_TYPE(api[REGISTER_LOOP_FOR_TYPE])
     for i, loop in enumerate(loops):
         if i not in own:
-            kinds = [dtype.num for dtype in (*loop.operands, loop.result)]
-            register(ufunc, loop.result.num, loop.address, (ctypes.c_int * len(kinds))(*kinds), ctypes.addressof(data[i]))
+            kinds = (ctypes.c_int * (inputs + 1))(*(dtype.num for dtype in (*loop.operands, loop.result)))
+            register(ufunc, loop.result.num, loop.address, kinds, ctypes.addressof(data[i]))
     return ufunc

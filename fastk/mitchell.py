@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from ._backend import c
 from ._check import integer
 from ._mitchell_error import OPS, Correction, MitchellError, mitchell_error, plot_error, resolve
-from ._ufunc import Loop, make_ufunc
 from ._threads import parallel, split
+from ._ufunc import Loop, make_ufunc
 from .config import config, kernels
 
 if TYPE_CHECKING:
@@ -59,8 +59,10 @@ TWO_OPERANDS = ("mul", "div", "pow")
 PRODUCTS = ("mul", "square")
 """Ops with loops of their own for integers."""
 
-DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-DTYPES += ("float16", "float32", "float64", "bfloat16")
+DTYPES = (
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "bfloat16"),
+)
 """In the order of the codes that the loops know them by."""
 
 MANTISSA_BITS = {"float16": 10, "float32": 23, "float64": 52, "bfloat16": 7}
@@ -160,25 +162,27 @@ def _bfloat16() -> np.dtype[Any] | None:
         from ml_dtypes import bfloat16
     except ImportError:
         return None
-    return np.dtype(bfloat16)
+    dtype: np.dtype[Any] = np.dtype(bfloat16)
+    return dtype
 
 
 def _places(bias: float, dtype: str) -> int:
     """A bias in units of the last place of `dtype`, at the scale it is computed at."""
     scale = SCALE_BITS.get(dtype, 23)
     own = MANTISSA_BITS.get(dtype, scale)
-    return round(bias * 2**own) << (scale - own)
+    return int(round(bias * 2.0**own)) << (scale - own)
 
 
 def _loop_address(backend: str, op: int, dtype: int, refined: bool) -> int:
     if backend == "c":
-        return c.mitchell_loop(op, dtype, refined)
+        return c.mitchell_loop()
     from ._backend.numba.mitchell import mitchell_loop
 
-    return mitchell_loop(op, dtype, refined)
+    address: int = mitchell_loop(op, dtype, refined)
+    return address
 
 
-@lru_cache(maxsize=None)
+@cache
 def _made(backend: str, op: str, correction: Correction) -> np.ufunc:
     code, operands, loops = OPS.index(op), 1 + (op in TWO_OPERANDS), []
 
@@ -218,11 +222,11 @@ def mitchell_ufunc(op: str, correction: str | float | None = None) -> np.ufunc:
         With None for the correction it is `fastk.mitchell_mul`, and so on.
     correction : {None, "minimax", "unbiased", "lmul", "refined"} or float
         A bias d is a constant that is added to the result's bits, as a fraction of one mantissa unit: d * 2^m bits with
-        m mantissa bits (for log2: to the value). It costs nothing. A float gives d, from -0.5 to 0.5; "minimax" is the
+        m mantissa bits (for log2: to the value). A float gives d, from -0.5 to 0.5; "minimax" is the
         d with the smallest largest error, "unbiased" that with mean error 0 for uniform mantissas, and "lmul" is 1/16,
         the choice of "Addition is All You Need" (for the others than products, the bias that keeps them consistent
         with it). "refined" is no bias but a second pass: the term that the first one dropped, by another Mitchell
-        operation.
+        operation. A bias is free but in powers, a second pass takes some five times as long.
 
     Returns
     -------
@@ -268,7 +272,7 @@ _SMALL_INTEGERS = (np.dtype(np.int8), np.dtype(np.uint8))
 _NARROW_FLOATS = ("float16", "bfloat16", "float32")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _products(a: np.dtype[Any], b: np.dtype[Any], names: str) -> _Products:
     single, double, whole = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32)
     if a in _SMALL_INTEGERS and b in _SMALL_INTEGERS:
@@ -319,15 +323,19 @@ def _readable(a: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 class _Output:
     """An array that a kernel can write, and how it gets to where it was asked for."""
 
-    def __init__(self, out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: NDArray[Any]) -> None:
-        self.out = out
+    def __init__(
+        self, out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: NDArray[Any]
+    ) -> None:
+        self.array: NDArray[Any]
+        self.out: NDArray[Any]
         direct = out is not None and out.dtype == dtype and out.flags.aligned
-        apart = direct and not any(np.may_share_memory(out, a) for a in inputs)
-        self.array = out if apart else np.empty(shape, dtype)
+        if out is not None and direct and not any(np.may_share_memory(out, a) for a in inputs):
+            self.array = self.out = out
+        else:
+            self.array = np.empty(shape, dtype)
+            self.out = self.array if out is None else out
 
     def delivered(self) -> NDArray[Any]:
-        if self.out is None:
-            return self.array
         if self.array is not self.out:
             with np.errstate(all="ignore"):
                 np.copyto(self.out, self.array, casting="same_kind")
@@ -369,7 +377,9 @@ def _gemm(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], products: _Products
     parallel(run, len(parts))
 
 
-def _stacked(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
+def _stacked(
+    a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
     """The operands with one axis of stacking, as often as there are others."""
     if c.ndim == 3:
         yield a, b, c
@@ -386,11 +396,11 @@ def mitchell_matmul(
     Parameters
     ----------
     a, b : array_like
-        Shapes as for `numpy.matmul`: (..., m, k) and (..., k, n), stacks broadcast, and a vector is a row on the left and
-        a column on the right. float16, bfloat16, float32, float64, int8 or uint8; read where they are, whatever their
-        strides, but for a conversion of the narrow types.
+        Shapes as for `numpy.matmul`: (..., m, k) and (..., k, n), stacks broadcast, and a vector is a row on the left
+        and a column on the right. float16, bfloat16, float32, float64, int8 or uint8; read where they are, whatever
+        their strides, but for a conversion of the narrow types.
     correction : {None, "minimax", "unbiased", "lmul", "refined"} or float
-        As for `mitchell_ufunc`. "refined" takes some twenty times as long as the others.
+        As for `mitchell_ufunc`. "refined" takes some forty times as long as the others.
     out : ndarray, optional
         Where to write the result, of its shape and of a dtype that it casts to (kind for kind: float16 is allowed).
 
@@ -408,13 +418,13 @@ def mitchell_matmul(
     Notes
     -----
     C[i, j] is the sum over k, in increasing order from +0, of ``mitchell_mul(a[i, k], b[k, j])``, rounded after each
-    addition. So the bits do not depend on the backend, the ISA level or the threads. Integer products do not wrap at 8
-    bits, and integer sums wrap at 32. Each product is off by [-1/9, 0]; scaling the result by 1.04 takes out the bias of
-    uniform mantissas, and so does ``correction="unbiased"``, which costs nothing.
+    addition. So the bits do not depend on the backend, the ISA level or the threads. Integer products do not wrap at
+    8 bits, and integer sums wrap at 32. Each product is off by [-1/9, 0]; scaling the result by 1.04 takes out the
+    bias of uniform mantissas, and so does ``correction="unbiased"``, which costs nothing.
 
-    Zeros, infinities, nans, subnormals and products that leave the range are right, and cost time only in the blocks that
-    have them. Uses as many threads as `fastk.config` says. Source: Mitchell (1962); Mogami, "Deep Neural Network Training
-    without Multiplications", 2020.
+    Zeros, infinities, nans, subnormals and products that leave the range are right, and cost time only in the blocks
+    that have them. Uses as many threads as `fastk.config` says. Source: Mitchell (1962); Mogami, "Deep Neural Network
+    Training without Multiplications", 2020.
 
     Examples
     --------
@@ -448,8 +458,8 @@ def mitchell_matmul(
             right = np.broadcast_to(right, (*stack, *right.shape[-2:]))
         else:
             left, right, full = left[None], right[None], full[None]
-        for operands in _stacked(left, right, full):
-            _gemm(*operands, products, method)
+        for rows, columns, sums in _stacked(left, right, full):
+            _gemm(rows, columns, sums, products, method)
     return output.delivered()
 
 
@@ -461,9 +471,9 @@ def mitchell_dot(
     Parameters
     ----------
     a, b : array_like
-        As for `numpy.dot`: the sum is over the last axis of `a` and the last but one of `b` (the only one of a vector), and
-        the other axes are those of `a`, then those of `b`. Dtypes as for `mitchell_matmul`. If one is a scalar, the result
-        is `mitchell_mul`'s.
+        As for `numpy.dot`: the sum is over the last axis of `a` and the last but one of `b` (the only one of a
+        vector), and the other axes are those of `a`, then those of `b`. Dtypes as for `mitchell_matmul`. If one is a
+        scalar, the result is `mitchell_mul`'s.
     correction : {None, "minimax", "unbiased", "lmul", "refined"} or float
         As for `mitchell_ufunc`.
     out : ndarray, optional
@@ -549,9 +559,9 @@ def mitchell_conv2d(
 
     Notes
     -----
-    Each output is the sum over channel, row and column of the kernel, in this order, from +0, rounded after each addition:
-    the same bits as `mitchell_matmul` of the weights and the unfolded image. The image is unfolded a tile at a time. Zeros
-    of the padding are zeros like any other, so an infinite weight that meets one gives nan.
+    Each output is the sum over channel, row and column of the kernel, in this order, from +0, rounded after each
+    addition: the same bits as `mitchell_matmul` of the weights and the unfolded image. The image is unfolded a tile
+    at a time. Zeros of the padding are zeros like any other, so an infinite weight that meets one gives nan.
 
     Examples
     --------
@@ -572,15 +582,17 @@ def mitchell_conv2d(
     steps, pads, gaps = _pair(stride, "stride", 1), _pair(padding, "padding", 0), _pair(dilation, "dilation", 1)
     if channels % parts or m % parts or kernel[0] != channels // parts:
         raise ValueError(
-            f"x, w: shapes {x.shape} and {w.shape} with groups={parts}; groups must divide {channels} and {m} channels, "
-            f"and the weights have {kernel[0]} channels a group"
+            f"x, w: shapes {x.shape} and {w.shape} with groups={parts}; groups must divide {channels} and {m} "
+            f"channels, and the weights have {kernel[0]} channels a group"
         )
     if 0 in kernel[1:]:
         raise ValueError(f"w: shape {w.shape}; the kernel has no elements")
     spans = [gap * (size - 1) + 1 for gap, size in zip(gaps, kernel[1:], strict=True)]
     room = [size + 2 * pad - span for size, pad, span in zip(image, pads, spans, strict=True)]
     if min(room) < 0:
-        raise ValueError(f"x: {image[0]} x {image[1]} pixels and padding {pads}; the kernel spans {spans[0]} x {spans[1]}")
+        raise ValueError(
+            f"x: {image[0]} x {image[1]} pixels and padding {pads}; the kernel spans {spans[0]} x {spans[1]}"
+        )
     out_h, out_w = (left // step + 1 for left, step in zip(room, steps, strict=True))
     out = np.zeros((images, m, out_h * out_w), products.sum)
     if out.size and kernel[0]:
@@ -604,7 +616,8 @@ def _convolve(
     options = _options(correction, products)
     count = split(out.size * k, _PIECE)
     by_images, by_groups = images >= count, groups >= count
-    parts = _pieces(images if by_images else groups if by_groups else pixels, count, 1 if by_images or by_groups else 32)
+    length, multiple = (images, 1) if by_images else (groups, 1) if by_groups else (pixels, 32)
+    parts = _pieces(length, count, multiple)
 
     def run(i: int) -> None:
         part, planes, rows, c, first, own = parts[i], x, weights, out, 0, groups

@@ -911,7 +911,7 @@ def conv_calls(draw, kind: str) -> list[Any]:
     ]
 
 
-ROOM = 1 << 18
+ROOM = 1 << 20
 """Bytes of work that are enough for these calls."""
 
 CALLS: dict[str, st.SearchStrategy[list[Any]]] = {
@@ -1416,7 +1416,7 @@ def between_walls(pages):
         assert libc.mprotect(ctypes.c_void_p(whole.ctypes.data + at), ctypes.c_size_t(page), 0) == 0
     return whole[page:-page]
 
-regions = [between_walls(pages) for pages in (4, 4, 4, 64)]
+regions = [between_walls(pages) for pages in (4, 4, 4, 256)]
 
 def placed(i, array, at_end, turned=False):
     begin = len(regions[i]) - array.nbytes if at_end else 0

@@ -57,6 +57,6 @@ def bind(name: str) -> Callable[..., Any]:
     return KERNELS[name].checked(getattr(lib, f"fastk_{name}"), _pointer)
 
 
-def mitchell_loop(op: int, dtype: int, refined: bool) -> int:
+def mitchell_loop() -> int:
     """Address of the ufunc loop, which is one for all: its data says what it serves."""
     return int(ffi.cast("uintptr_t", ffi.addressof(lib, "fastk_mitchell_loop")))

@@ -2,8 +2,8 @@
 
 Both backends bind from it and the tests parametrise over it. A signature reads as C does; ``u64[n]`` is a contiguous
 array of at least ``n`` elements, where ``n`` is an integer argument of the same call (or ``2*n``, or a number; 0 where
-other arguments tell what is touched), and ``f32[s,m,n]`` an array of just that shape, whose strides are its own. What is
-not ``const`` is written.
+other arguments tell what is touched), and ``f32[s,m,n]`` an array of just that shape, whose strides are its own. What
+is not ``const`` is written.
 What a kernel computes is said above its body in ``csrc/``.
 """
 
@@ -47,12 +47,13 @@ SIGNATURES = [
         signature.format(kind=kind, operand=operand, result=result)
         for kind, operand, result in (("f32", "f32", "f32"), ("f64", "f64", "f64"), ("i32", "f32", "i32"))
         for signature in (
-            "size mitchell_gemm_{kind}(const {operand}[stack,m,k] a, const {operand}[stack,k,n] b, {result}[stack,m,n] c,"
-            " size stack, size m, size n, size k, i64 bias, flag refined, u8[room] work, size room)",
+            "size mitchell_gemm_{kind}(const {operand}[stack,m,k] a, const {operand}[stack,k,n] b,"
+            " {result}[stack,m,n] c, size stack, size m, size n, size k, i64 bias, flag refined, u8[room] work,"
+            " size room)",
             "size mitchell_conv_{kind}(const {operand}[images,channels,h,w] x, const {operand}[m,k] a,"
             " {result}[images,m,n] c, size images, size channels, size h, size w, size m, size k, size n, size first,"
-            " size groups, size kernel_h, size kernel_w, size out_w, size stride_h, size stride_w, size pad_h, size pad_w,"
-            " size dilation_h, size dilation_w, i64 bias, flag refined, u8[room] work, size room)",
+            " size groups, size kernel_h, size kernel_w, size out_w, size stride_h, size stride_w, size pad_h,"
+            " size pad_w, size dilation_h, size dilation_w, i64 bias, flag refined, u8[room] work, size room)",
         )
     ),
 ]
@@ -77,8 +78,8 @@ TALLY_FIELDS = ("records", "scratch_bytes", "output_bytes", "first_number", "las
 class Parameter:
     """One argument of a kernel: a scalar, or an array.
 
-    An array of one dimension is contiguous, with at least ``times * argument[extents[0]]`` elements; one of more has the
-    shape that the arguments at ``extents`` give, and any strides.
+    An array of one dimension is contiguous, with at least ``times * argument[extents[0]]`` elements; one of more has
+    the shape that the arguments at ``extents`` give, and any strides.
     """
 
     name: str

@@ -16,19 +16,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from .memory import address, pointer, stack
-from .mitchell import S32, S64, U1, Format, mul, pick, real, word
+from .mitchell import S32, S64, U1, Format, mul, pick, word
 
-ROWS = 512
-DEPTH = 64  # of a panel, which stays in the first-level cache
-COLUMNS = 128
-WIDE, NARROW = 128, 16  # columns whose sums are in registers together
+ROWS = 256
+DEPTH = 128
+WIDE, NARROW = 256, 64  # bytes of sums that are in registers together; a panel's rows are wide
+PANEL_BYTES, VALUE_BYTES, PLACE_BYTES = DEPTH * WIDE, ROWS * DEPTH * 8, ROWS * DEPTH * 4
+ROOM = NARROW + PANEL_BYTES + VALUE_BYTES + PLACE_BYTES
 FAR = 1 << 20  # beyond every exponent
-LINE = 64
 BYTE, PLACE = np.uint8(0), np.int32(0)
-PANEL_BYTES = DEPTH * COLUMNS * 8
-VALUE_BYTES = ROWS * DEPTH * 8
-PLACE_BYTES = ROWS * DEPTH * 4
-ROOM = LINE + PANEL_BYTES + VALUE_BYTES + PLACE_BYTES
 
 
 class Matrix(NamedTuple):
@@ -125,34 +121,36 @@ def settled(typing_context, total):
 
 
 @intrinsic
-def add_products(typing_context, values, places, count, panel, sums, j, lanes, masked):
-    """Add a row's products with the panel to so many of the sums from j on, in registers; `masked`: it has zeros."""
-    if not isinstance(lanes, types.IntegerLiteral):
+def add_products(typing_context, values, places, count, panel, sums, j, width, masked):
+    """Add a row's products with the panel to so many bytes of sums from j on, in registers; `masked`: it has zeros."""
+    if not isinstance(width, types.IntegerLiteral):
         return None
 
     def generate(context, builder, signature, arguments):
         values, places, count, panel, sums, j, _, masked = arguments
-        masked = builder.trunc(masked, ir.IntType(1))
         index = ir.IntType(32)
-        bits = ir.VectorType(values.type.pointee, lanes.literal_value)
-        zero, align = ir.Constant(bits, None), bits.element.width // 8
+        align = values.type.pointee.width // 8
+        bits = ir.VectorType(values.type.pointee, width.literal_value // align)
+        zero = ir.Constant(bits, None)
         to = builder.bitcast(builder.gep(sums, [j]), ir.VectorType(sums.type.pointee, bits.count).as_pointer())
         total = cgutils.alloca_once_value(builder, builder.load(to, align=align))
-        with cgutils.for_range(builder, count) as loop:
-            value = builder.load(builder.gep(values, [loop.index]))
-            row = builder.insert_element(zero, value, index(0))
-            row = builder.shuffle_vector(row, zero, ir.Constant(ir.VectorType(index, bits.count), None))
-            place = builder.sext(builder.load(builder.gep(places, [loop.index])), j.type)
-            at = builder.gep(panel, [builder.add(place, j)])
-            column = builder.load(builder.bitcast(at, bits.as_pointer()), align=align)
-            product = builder.add(column, row)
-            present = builder.select(builder.icmp_unsigned("==", column, zero), zero, product)
-            product = builder.select(masked, present, product)
-            builder.store(_added(builder, builder.load(total), product), total)
+        with builder.if_else(builder.trunc(masked, ir.IntType(1))) as branches:
+            for some_are_zero, branch in zip((True, False), branches, strict=True):
+                with branch, cgutils.for_range(builder, count) as loop:
+                    value = builder.load(builder.gep(values, [loop.index]))
+                    row = builder.insert_element(zero, value, index(0))
+                    row = builder.shuffle_vector(row, zero, ir.Constant(ir.VectorType(index, bits.count), None))
+                    place = builder.sext(builder.load(builder.gep(places, [loop.index])), j.type)
+                    at = builder.gep(panel, [builder.add(place, j)])
+                    column = builder.load(builder.bitcast(at, bits.as_pointer()), align=align)
+                    product = builder.add(column, row)
+                    if some_are_zero:
+                        product = builder.select(builder.icmp_unsigned("==", column, zero), zero, product)
+                    builder.store(_added(builder, builder.load(total), product), total)
         builder.store(builder.load(total), to, align=align)
         return context.get_dummy_value()
 
-    return types.void(values, places, count, panel, sums, j, lanes, masked), generate
+    return types.void(values, places, count, panel, sums, j, width, masked), generate
 
 
 # ---- packing
@@ -176,50 +174,48 @@ def fetch(start, step, size, n, to, to_step):
 
 
 @njit(forceinline=True)
-def stretch(start, step, size, stride, inside, x, w, n, to):
+def stretch(start, step, size, stride, x, w, n, to):
     """n elements of an image's row from x on, with zeros where there is no image."""
-    if stride == 1:
-        left, right = (min(n, max(0, -x)), max(0, min(n, w - x))) if inside else (n, n)
-        for j in range(left):
-            to[j] = 0
-        if left < right:
-            fetch(pointer(start, (x + left) * step, BYTE), step, size, right - left, offset(to, left), 1)
-        for j in range(max(left, right), n):
-            to[j] = 0
+    for j in range(n):
+        to[j] = 0
+    if stride == 1 and step == size:
+        near = pointer(start, x * step, to[0])
+        for j in range(max(0, -x), min(n, w - x)):
+            to[j] = near[j]
     else:
         for j in range(n):
-            to[j] = 0
-            if inside and 0 <= x < w:
-                to[j] = pointer(start, x * step, to[0])[0]
-            x += stride
+            if 0 <= x + j * stride < w:
+                to[j] = pointer(start, (x + j * stride) * step, to[0])[0]
 
 
 @njit(forceinline=True)
-def unfold(start, image, size, p0, k, pixel, n, panel):
+def unfold(start, image, size, p0, k, pixel, n, panel, pitch):
     """Columns of an image's patches: n output pixels, and k elements of a patch from p0."""
+    y0 = pixel // image.out_w
     for p in range(k):
-        channel, element = divmod(p0 + p, image.kernel_h * image.kernel_w)
-        r, q = divmod(element, image.kernel_w)
-        y, x = divmod(pixel, image.out_w)
-        j = 0
+        row = (p0 + p) // image.kernel_w
+        q = p0 + p - row * image.kernel_w
+        channel = row // image.kernel_h
+        r = row - channel * image.kernel_h
+        j, y, x = 0, y0, pixel - y0 * image.out_w
         while j < n:
             count = min(n - j, image.out_w - x)
             in_y = y * image.stride_h + r * image.dilation_h - image.pad_h
             in_x = x * image.stride_w + q * image.dilation_w - image.pad_w
-            row = pointer(start, channel * image.channel + in_y * image.row, BYTE)
-            to = offset(panel, p * COLUMNS + j)
-            stretch(row, image.column, size, image.stride_w, 0 <= in_y < image.h, in_x, image.w, count, to)
+            w = image.w if 0 <= in_y < image.h else 0
+            at = pointer(start, channel * image.channel + in_y * image.row, BYTE)
+            stretch(at, image.column, size, image.stride_w, in_x, w, count, offset(panel, p * pitch + j))
             j, x, y = j + count, 0, y + 1
 
 
 @njit(forceinline=True)
-def gather(b, size, k, n, panel):
+def gather(b, size, k, n, panel, pitch):
     if abs(b.row) < abs(b.column):
         for j in range(n):
-            fetch(pointer(b.start, j * b.column, BYTE), b.row, size, k, offset(panel, j), COLUMNS)
+            fetch(pointer(b.start, j * b.column, BYTE), b.row, size, k, offset(panel, j), pitch)
     else:
         for p in range(k):
-            fetch(pointer(b.start, p * b.row, BYTE), b.column, size, n, offset(panel, p * COLUMNS), 1)
+            fetch(pointer(b.start, p * b.row, BYTE), b.column, size, n, offset(panel, p * pitch), 1)
 
 
 @njit(forceinline=True)
@@ -246,33 +242,33 @@ def exponents(seen, s):
 
 
 @njit(forceinline=True)
-def pack_row(start, step, size, k, shift, values, places, s):
+def pack_row(start, step, size, k, shift, values, places, pitch, s):
     """What is not zero, less the shift, and the places in the panel of what it meets."""
     fetch(start, step, size, k, values, 1)
     seen = look_over(values, k, nothing_seen(s), s)
     if seen.least != 0:
         for p in range(k):
             values[p] = word(values[p] - shift, s)
-            places[p] = p * COLUMNS
+            places[p] = p * pitch
         return k, seen
     count = 0
     for p in range(k):
         u = values[p]
         values[count] = word(u - shift, s)
-        places[count] = p * COLUMNS
+        places[count] = p * pitch
         count += u != 0
     return count, seen
 
 
 @njit(forceinline=True)
-def pack_panel(b, image, size, p0, k, j0, n, width, panel, s):
+def pack_panel(b, image, size, p0, k, j0, n, width, panel, pitch, s):
     if image.kernel_h:
-        unfold(b.start, image, size, p0, k, image.first + j0, n, panel)
+        unfold(b.start, image, size, p0, k, image.first + j0, n, panel, pitch)
     else:
-        gather(Matrix(pointer(b.start, p0 * b.row + j0 * b.column, BYTE), b.row, b.column), size, k, n, panel)
+        gather(Matrix(pointer(b.start, p0 * b.row + j0 * b.column, BYTE), b.row, b.column), size, k, n, panel, pitch)
     seen = nothing_seen(s)
     for p in range(k):
-        row = offset(panel, p * COLUMNS)
+        row = offset(panel, p * pitch)
         for j in range(n, width):
             row[j] = s.one
         seen = look_over(row, width, seen, s)
@@ -283,25 +279,23 @@ def pack_panel(b, image, size, p0, k, j0, n, width, panel, s):
 
 
 @njit(forceinline=True)
-def add_row(values, places, count, panel, sums, width, masked):
-    j = 0
-    while j + WIDE <= width:
-        add_products(values, places, count, panel, sums, j, WIDE, masked)
-        j += WIDE
-    while j < width:
-        add_products(values, places, count, panel, sums, j, NARROW, masked)
-        j += NARROW
+def add_row(values, places, count, panel, sums, width, size, masked):
+    if width * size == WIDE:
+        add_products(values, places, count, panel, sums, 0, WIDE, masked)
+    else:
+        for j in range(0, width, NARROW // size):
+            add_products(values, places, count, panel, sums, j, NARROW, masked)
 
 
 @njit(forceinline=True)
-def add_row_carefully(start, step, k, panel, sums, width, bias, refined, s):
+def add_row_carefully(start, step, k, panel, pitch, sums, width, bias, refined, s):
     """The products of integers of up to 8 bits are right too, and exact."""
     f = Format(word(0, s), s.one_bit, s.infinite)
     for p in range(k):
         u = pointer(start, p * step, s.sign)[0]
-        row = offset(panel, p * COLUMNS)
+        row = offset(panel, p * pitch)
         for j in range(width):
-            sums[j] = added(sums[j], mul(u, row[j], bias, refined, f, s))
+            sums[j] = added(sums[j], mul(u, row[j], 0 if refined else bias, refined != 0, f, s))
 
 
 @njit(forceinline=True)
@@ -330,11 +324,12 @@ def blocks(a, b, c, m, n, k, bias, refined, image, work, zero):
     s = scale_of(zero)
     size = 4 if s.m == S32.m else 8
     one, top = np.int64(s.one >> s.m), np.int64(s.infinite >> s.m)
-    panel = pointer(work, -address(work) & (LINE - 1), s.sign)
-    value_room = pointer(work, LINE + PANEL_BYTES, s.sign)
-    place_room = pointer(work, LINE + PANEL_BYTES + VALUE_BYTES, PLACE)
+    pitch, narrow = WIDE // size, NARROW // size
+    work = offset(work, -address(work) & (NARROW - 1))
+    panel, value_room = pointer(work, 0, s.sign), pointer(work, PANEL_BYTES, s.sign)
+    place_room = pointer(work, PANEL_BYTES + VALUE_BYTES, PLACE)
     counts, lows, highs = stack(ROWS, PLACE), stack(ROWS, PLACE), stack(ROWS, PLACE)
-    sum_room = stack(COLUMNS, zero)
+    sum_room = stack(WIDE, zero)
     for i0 in range(0, m, ROWS):
         rows = min(ROWS, m - i0)
         for p0 in range(0, max(k, 1), DEPTH):
@@ -342,12 +337,12 @@ def blocks(a, b, c, m, n, k, bias, refined, image, work, zero):
             for i in range(rows):
                 start = pointer(a.start, (i0 + i) * a.row + p0 * a.column, BYTE)
                 values, places = offset(value_room, i * DEPTH), offset(place_room, i * DEPTH)
-                counts[i], seen = pack_row(start, a.column, size, depth, word(s.one - bias, s), values, places, s)
+                counts[i], seen = pack_row(start, a.column, size, depth, word(s.one - bias, s), values, places, pitch, s)
                 lows[i], highs[i] = exponents(seen, s)
-            for j0 in range(0, n, COLUMNS):
-                columns = min(COLUMNS, n - j0)
-                width = -(-columns // NARROW) * NARROW
-                seen = pack_panel(b, image, size, p0, depth, j0, columns, width, panel, s)
+            for j0 in range(0, n, pitch):
+                columns = min(pitch, n - j0)
+                width = -(-columns // narrow) * narrow
+                seen = pack_panel(b, image, size, p0, depth, j0, columns, width, panel, pitch, s)
                 low, high = exponents(seen, s)
                 for i in range(rows):
                     out = pointer(c.start, (i0 + i) * c.row + j0 * c.column, BYTE)
@@ -355,21 +350,17 @@ def blocks(a, b, c, m, n, k, bias, refined, image, work, zero):
                     load(out, c.column, columns, width, p0 == 0, sums, zero)
                     values, places = offset(value_room, i * DEPTH), offset(place_room, i * DEPTH)
                     start = pointer(a.start, (i0 + i) * a.row + p0 * a.column, BYTE)
-                    if refined:
-                        add_row_carefully(start, a.column, depth, panel, sums, width, 0, True, s)
-                    elif low + lows[i] - one < 2 or high + highs[i] - one > top - 3:
-                        add_row_carefully(start, a.column, depth, panel, sums, width, bias, False, s)
-                    elif seen.least == 0:
-                        add_row(values, places, counts[i], panel, sums, width, True)
+                    if refined or low + lows[i] - one < 2 or high + highs[i] - one > top - 3:
+                        add_row_carefully(start, a.column, depth, panel, pitch, sums, width, bias, refined, s)
                     else:
-                        add_row(values, places, counts[i], panel, sums, width, False)
+                        add_row(values, places, counts[i], panel, sums, width, size, seen.least == 0)
                     store(out, c.column, columns, p0 + depth == k, sums, zero)
 
 
 # ---- kernels
 
 
-@njit(forceinline=True)
+@njit(inline="always")
 def gemm(a, b, c, stack, m, n, k, bias, refined, work, room, zero):
     """A product with few columns is taken as its transpose: products commute."""
     if room < ROOM:
@@ -379,19 +370,19 @@ def gemm(a, b, c, stack, m, n, k, bias, refined, work, room, zero):
         right = Matrix(pointer(bytes_of(b), i * b.strides[0], BYTE), b.strides[1], b.strides[2])
         out = Matrix(pointer(bytes_of(c), i * c.strides[0], BYTE), c.strides[1], c.strides[2])
         rows, columns = m, n
-        if n < m and n < NARROW:
+        if n < m and n < 16:
             left, right, out = transposed(right), transposed(left), transposed(out)
             rows, columns = n, m
         blocks(left, right, out, rows, columns, k, bias, refined, NO_IMAGE, bytes_of(work), zero)
     return 0
 
 
-@njit(forceinline=True)
+@njit(inline="always")
 def transposed(x):
     return Matrix(x.start, x.column, x.row)
 
 
-@njit(forceinline=True)
+@njit(inline="always")
 def image_of(x, h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, first):
     steps = x.strides
     return Image(
@@ -400,7 +391,7 @@ def image_of(x, h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_
     )  # fmt: skip
 
 
-@njit(forceinline=True)
+@njit(inline="always")
 def conv(x, a, c, images, channels, m, k, n, groups, image, bias, refined, work, room, zero):
     area = image.kernel_h * image.kernel_w
     if groups == 0 or area == 0 or image.out_w == 0 or channels % groups or m % groups:
