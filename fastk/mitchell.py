@@ -170,7 +170,8 @@ def _places(bias: float, dtype: str) -> int:
     """A bias in units of the last place of `dtype`, at the scale it is computed at."""
     scale = SCALE_BITS.get(dtype, 23)
     own = MANTISSA_BITS.get(dtype, scale)
-    return int(round(bias * 2.0**own)) << (scale - own)
+    places: int = round(bias * 2.0**own)
+    return places << (scale - own)
 
 
 def _loop_address(backend: str, op: int, dtype: int, refined: bool) -> int:
