@@ -42,7 +42,7 @@ struct gemm {
 /* Blocks of k are as equal as they can be. */
 static size_t depth_of(size_t k) {
     const size_t blocks = (k + DEPTH - 1) / DEPTH;
-    return blocks ? (k + blocks - 1) / blocks : 0;
+    return blocks ? (k + blocks - 1) / blocks : 1;
 }
 
 #if defined(__clang__)

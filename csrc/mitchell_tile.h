@@ -545,7 +545,7 @@ FASTK_INLINE void TILE(panels)(const struct gemm *g, char *work) {
     UINT *b_block = (UINT *)(void *)work, *a_block = b_block + n_most * depth;
     struct panel b_panels[COLUMNS_MOST / WIDTH], a_panels[ROWS_MOST / ROWS];
     for (size_t j0 = 0; j0 < g->n; j0 += n_most)
-        for (size_t p = 0; p < g->k; p += depth) {
+        for (size_t p = 0; p == 0 || p < g->k; p += depth) { /* once even for no k: C is written */
             const size_t k = g->k - p < depth ? g->k - p : depth, n_end = j0 + n_most < g->n ? j0 + n_most : g->n;
             const struct TILE(stage) s = {p, k, p == 0, p + k == g->k};
             for (size_t i0 = 0; i0 < g->m; i0 += ROWS_MOST) {

@@ -195,7 +195,7 @@ def test_many_columns(variant, name):
 @dataclass(frozen=True)
 class Limits:
     """Exponents: of what stands for a zero in the C core; of what that may meet, from least up and below most; above
-    which the others' products must be; and below which a sum is nothing.
+    which the others' products must be; and below which a sum is nothing. `far` is well beyond each of the middle three.
     """
 
     tiny: int
@@ -203,9 +203,13 @@ class Limits:
     most: int
     floor: int
     nothing: int
+    far: tuple[int, int, int]
 
 
-LIMITS = {"float32": Limits(-99, -26, 14, -34, -60), "float64": Limits(-620, -300, 200, -300, -360)}
+LIMITS = {
+    "float32": Limits(-99, -26, 14, -34, -60, (-40, 6, -8)),
+    "float64": Limits(-620, -300, 200, -300, -360, (-480, 30, -20)),
+}
 M, N = 13, 37
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -252,7 +256,8 @@ def thresholds(name: str, where: str) -> list[tuple[np.ndarray, ...]]:
     """Exponents of the operands on both sides of each limit, and what the products are."""
     limits, cases = LIMITS[name], []
     rng = np.random.default_rng(len(where))
-    for least, most, floor in itertools.product((-1, 0, 1), (-1, 0), (0, 1, 2)):
+    offsets = zip([(-1, 0, 1), (-1, 0), (0, 1, 2)], limits.far, strict=True)
+    for least, most, floor in itertools.product(*((*near, far) for near, far in offsets)):
         other = limits.least + least, limits.most + most
         own = limits.floor + floor - other[0], limits.floor + floor - other[0] + 9
         ranges = (own, other) if where != "b" else (other, own)

@@ -1,7 +1,8 @@
-"""Matrix products and convolutions of csrc/mitchell_gemm.c and csrc/mitchell_tile.h, where the method is explained.
+"""Mitchell matrix products and convolutions, as in csrc/mitchell_gemm.c and csrc/mitchell_tile.h.
 
-Rows are packed without their zeros, whose products change no sum, and columns into a panel. What else a product may need
-follows from the exponents of its row and of its panel, as there.
+There the method is explained. Here a tile is one row wide: a row is packed without its zeros, whose products change no
+sum, less the bits of 1, and meets a panel of columns, whose zeros are masked out. What else a product may need follows
+from the exponents that the row and the panel hold.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -18,9 +19,10 @@ from numba.extending import intrinsic, overload
 from .memory import address, pointer, stack
 from .mitchell import S32, S64, U1, Format, mul, pick, word
 
-ROWS = 256
-DEPTH = 128
-WIDE, NARROW = 256, 64  # bytes of sums that are in registers together; a panel's rows are wide
+ROWS = 256  # of A in a block
+DEPTH = 128  # elements of k in a block: a panel stays in the first-level cache
+WIDE, NARROW = 256, 64  # bytes of sums that are in registers together; the row of a panel is a wide one
+FEW = 16  # columns
 PANEL_BYTES, VALUE_BYTES, PLACE_BYTES = DEPTH * WIDE, ROWS * DEPTH * 8, ROWS * DEPTH * 4
 ROOM = NARROW + PANEL_BYTES + VALUE_BYTES + PLACE_BYTES
 FAR = 1 << 20  # beyond every exponent
@@ -78,7 +80,11 @@ def bytes_of(typing_context, array):
 @intrinsic
 def offset(typing_context, start, n):
     """A pointer to the n-th number."""
-    return start(start, types.int64), lambda context, builder, signature, arguments: builder.gep(arguments[0], [arguments[1]])
+
+    def generate(context, builder, signature, arguments):
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return start(start, types.int64), generate
 
 
 def scale_of(total):
@@ -92,11 +98,11 @@ def _scale_of(total):
 
 
 def _added(builder, total, u):
-    """A sum, or a vector of them, and the floats at bits u, which are integers if the sum is one."""
-    if not isinstance(getattr(total.type, "element", total.type), (ir.FloatType, ir.DoubleType)):
-        lanes = getattr(total.type, "count", 0)
-        u = builder.bitcast(u, ir.VectorType(ir.FloatType(), lanes) if lanes else ir.FloatType())
-        return builder.add(total, builder.fptosi(u, total.type))
+    """A sum, or a vector of them, and the float at bits u: its whole part, if the sum is an integer."""
+    lanes = total.type.count if isinstance(total.type, ir.VectorType) else None
+    if isinstance(total.type.element if lanes else total.type, ir.IntType):
+        term = builder.bitcast(u, ir.VectorType(ir.FloatType(), lanes) if lanes else ir.FloatType())
+        return builder.add(total, builder.fptosi(term, total.type))
     return builder.fadd(total, builder.bitcast(u, total.type))
 
 
@@ -324,6 +330,7 @@ def blocks(a, b, c, m, n, k, bias, refined, image, work, zero):
     s = scale_of(zero)
     size = 4 if s.m == S32.m else 8
     one, top = np.int64(s.one >> s.m), np.int64(s.infinite >> s.m)
+    shift = word(s.one - bias, s)
     pitch, narrow = WIDE // size, NARROW // size
     work = offset(work, -address(work) & (NARROW - 1))
     panel, value_room = pointer(work, 0, s.sign), pointer(work, PANEL_BYTES, s.sign)
@@ -337,7 +344,7 @@ def blocks(a, b, c, m, n, k, bias, refined, image, work, zero):
             for i in range(rows):
                 start = pointer(a.start, (i0 + i) * a.row + p0 * a.column, BYTE)
                 values, places = offset(value_room, i * DEPTH), offset(place_room, i * DEPTH)
-                counts[i], seen = pack_row(start, a.column, size, depth, word(s.one - bias, s), values, places, pitch, s)
+                counts[i], seen = pack_row(start, a.column, size, depth, shift, values, places, pitch, s)
                 lows[i], highs[i] = exponents(seen, s)
             for j0 in range(0, n, pitch):
                 columns = min(pitch, n - j0)
@@ -370,7 +377,7 @@ def gemm(a, b, c, stack, m, n, k, bias, refined, work, room, zero):
         right = Matrix(pointer(bytes_of(b), i * b.strides[0], BYTE), b.strides[1], b.strides[2])
         out = Matrix(pointer(bytes_of(c), i * c.strides[0], BYTE), c.strides[1], c.strides[2])
         rows, columns = m, n
-        if n < m and n < 16:
+        if n < m and n < FEW:
             left, right, out = transposed(right), transposed(left), transposed(out)
             rows, columns = n, m
         blocks(left, right, out, rows, columns, k, bias, refined, NO_IMAGE, bytes_of(work), zero)
@@ -380,15 +387,6 @@ def gemm(a, b, c, stack, m, n, k, bias, refined, work, room, zero):
 @njit(inline="always")
 def transposed(x):
     return Matrix(x.start, x.column, x.row)
-
-
-@njit(inline="always")
-def image_of(x, h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, first):
-    steps = x.strides
-    return Image(
-        steps[1], steps[2], steps[3], h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h,
-        dilation_w, first
-    )  # fmt: skip
 
 
 @njit(inline="always")
@@ -426,30 +424,27 @@ def mitchell_gemm_i32(a, b, c, stack, m, n, k, bias, refined, work, room):
 
 
 def mitchell_conv_f32(
-    x, a, c, images, channels, h, w, m, k, n, first, groups, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w,
-    dilation_h, dilation_w, bias, refined, work, room
-):
-    image = image_of(
-        x, h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, first
-    )
+    x, a, c, images, channels, h, w, m, k, n, first, groups, kernel_h, kernel_w, out_w,
+    stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, bias, refined, work, room,
+):  # fmt: skip
+    sizes = h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, first
+    image = Image(*x.strides[1:], *sizes)
     return conv(x, a, c, images, channels, m, k, n, groups, image, bias, refined, work, room, np.float32(0))
 
 
 def mitchell_conv_f64(
-    x, a, c, images, channels, h, w, m, k, n, first, groups, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w,
-    dilation_h, dilation_w, bias, refined, work, room
-):
-    image = image_of(
-        x, h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, first
-    )
+    x, a, c, images, channels, h, w, m, k, n, first, groups, kernel_h, kernel_w, out_w,
+    stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, bias, refined, work, room,
+):  # fmt: skip
+    sizes = h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, first
+    image = Image(*x.strides[1:], *sizes)
     return conv(x, a, c, images, channels, m, k, n, groups, image, bias, refined, work, room, np.float64(0))
 
 
 def mitchell_conv_i32(
-    x, a, c, images, channels, h, w, m, k, n, first, groups, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w,
-    dilation_h, dilation_w, bias, refined, work, room
-):
-    image = image_of(
-        x, h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, first
-    )
+    x, a, c, images, channels, h, w, m, k, n, first, groups, kernel_h, kernel_w, out_w,
+    stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, bias, refined, work, room,
+):  # fmt: skip
+    sizes = h, w, kernel_h, kernel_w, out_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, first
+    image = Image(*x.strides[1:], *sizes)
     return conv(x, a, c, images, channels, m, k, n, groups, image, bias, refined, work, room, np.int32(0))
