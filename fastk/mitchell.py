@@ -10,6 +10,7 @@ Computers, 1962.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
@@ -318,7 +319,10 @@ def _pieces(length: int, count: int, multiple: int) -> list[slice]:
 
 
 def _readable(a: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    return a if a.dtype == dtype and a.flags.aligned else np.require(a, dtype, "A")
+    if a.dtype == dtype and a.flags.aligned:
+        return a
+    with np.errstate(all="ignore"):  # a signalling nan is not worth a warning
+        return np.require(a, dtype, "A")
 
 
 class _Output:
@@ -510,7 +514,8 @@ def mitchell_dot(
     products = _products(a.dtype, b.dtype, "a, b")
     _check_out(out, shape, products.sum)
     output = _Output(out, shape, products.sum, a, b)
-    left, right = a.reshape(-1, inner), columns.reshape(inner, -1)
+    left = a.reshape(math.prod(a.shape[:-1]), inner)
+    right = columns.reshape(inner, math.prod(columns.shape[1:]))
     output.array[...] = mitchell_matmul(left, right, correction=correction).reshape(shape)
     return output.delivered()
 
@@ -597,7 +602,7 @@ def mitchell_conv2d(
     out_h, out_w = (left // step + 1 for left, step in zip(room, steps, strict=True))
     out = np.zeros((images, m, out_h * out_w), products.sum)
     if out.size and kernel[0]:
-        weights = np.ascontiguousarray(w, products.operand).reshape(m, -1)
+        weights = np.ascontiguousarray(_readable(w, products.operand)).reshape(m, -1)
         geometry = (kernel[1], kernel[2], out_w, *steps, *pads, *gaps)
         _convolve(_readable(x, products.operand), weights, out, parts, geometry, products, method)
     return out.reshape(images, m, out_h, out_w)

@@ -195,7 +195,8 @@ def test_many_columns(variant, name):
 @dataclass(frozen=True)
 class Limits:
     """Exponents: of what stands for a zero in the C core; of what that may meet, from least up and below most; above
-    which the others' products must be; and below which a sum is nothing. `far` is well beyond each of the middle three.
+    which the others' products must be; and below which a sum is nothing. `far` is how far beyond the middle three an
+    error would show.
     """
 
     tiny: int
@@ -207,8 +208,8 @@ class Limits:
 
 
 LIMITS = {
-    "float32": Limits(-99, -26, 14, -34, -60, (-40, 6, -8)),
-    "float64": Limits(-620, -300, 200, -300, -360, (-480, 30, -20)),
+    "float32": Limits(-99, -26, 14, -34, -60, (-40, 5, -5)),
+    "float64": Limits(-620, -300, 200, -300, -360, (-480, 30, -12)),
 }
 M, N = 13, 37
 
@@ -329,6 +330,33 @@ def of_the_tiny(name: str, where: str, correction: Any) -> list[tuple[np.ndarray
 def test_numbers_like_what_stands_for_a_zero(variant, name, where, correction):
     for a, b, wanted in of_the_tiny(name, where, correction):
         check(a, b, wanted, correction)
+
+
+@functools.cache
+def many_zeros(name: str, correction: Any) -> list[tuple[np.ndarray, ...]]:
+    """Rows of zeros but for a few numbers that cancel, beside the largest and the smallest that zeros may meet."""
+    limits, most = LIMITS[name], 512
+    a, cases = np.zeros((9, most), name), []
+    a[1, [0, -1]] = 1.5, -1.5
+    a[2, [100, 300]] = -1.25, 1.25
+    a[3, [0, 1]] = 1.5, np.nextafter(np.dtype(name).type(-1.5), a.dtype.type(0))
+    a[4, [-2, -1]] = a[3, [0, 1]]
+    a[5, ::2], a[6, 5] = 1, 1
+    largest = np.nextafter(a.dtype.type(2.0**limits.most), a.dtype.type(0))
+    for size in (largest, -largest, a.dtype.type(2.0 ** max(limits.least, limits.floor + 1))):
+        b = np.full((most, 3), size, name)
+        b[:, 1] *= 0.25
+        cases.append((a, b, product(a, b, correction)))
+    return cases
+
+
+@pytest.mark.parametrize("correction", [None, 0.5])
+@pytest.mark.parametrize("name", LIMITS)
+def test_many_zeros(variant, name, correction):
+    for a, b, wanted in many_zeros(name, correction):
+        check(a, b, wanted, correction)
+        assert (wanted[:3] == 0).all()
+        assert (wanted[3:7] != 0).all()
 
 
 def test_all_signs_of_nothing(variant):

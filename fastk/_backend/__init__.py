@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import c
@@ -29,9 +29,9 @@ class Kernels:
         setattr(self, name, bound)
         return bound
 
-    def bind_all(self) -> None:
-        """Bind every kernel now, so that what numba's compiler takes is taken before memory is planned."""
-        for name in KERNELS:
+    def bind(self, names: Iterable[str]) -> None:
+        """Bind kernels now, so that what numba's compiler takes is taken before memory is planned."""
+        for name in names:
             getattr(self, name)
 
 

@@ -44,6 +44,13 @@ def check_seed(seed: int) -> int:
     return integer(seed, "seed", 0, 2**128 - 1, "2**128 - 1")
 
 
+KERNELS = (
+    *("philox_fill", "find_byte", "count_byte", "split_delimited", "split_frames", "number_records"),
+    *("scatter_count", "scatter_place", "frames_index", "entries_sort", "gather"),
+)
+"""What a run uses, rare cases included."""
+
+
 class Job:
     """One shuffle."""
 
@@ -73,7 +80,7 @@ class Job:
         for directory in directories:
             if not os.path.isdir(directory):
                 raise NotADirectoryError(20, "no such directory for scratch files", os.fspath(directory))
-        kernels.bind_all()
+        kernels.bind(KERNELS)
         total = self._inputs.total
         mean = self._inputs.mean_record(NEWLINE)
         self._plan = plan or make_plan(
