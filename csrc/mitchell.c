@@ -115,11 +115,17 @@ struct kernels {
 /* Below 64 in size, doubles below 512, and not 0. */
 #define LOGARITHM_32 (UINT32_C(5) << 23), UINT32_C(0x40000000)
 #define LOGARITHM_64 (UINT64_C(8) << 52), UINT64_C(0x4000000000000000)
-/* From 2^-16 to 2^16, doubles from 2^-128 to 2^128, and positive; and not 0 and below 4: no power leaves the range. */
+/* From 2^-16 to 2^16, doubles from 2^-128 to 2^128, and positive; and 2^-62 (2^-510) to 4: no power leaves the range.
+ */
 #define BASE_32 (UINT32_C(111) << 23), UINT32_C(0xf0000000)
 #define BASE_64 (UINT64_C(895) << 52), UINT64_C(0xf000000000000000)
 #define EXPONENT_32 (UINT32_C(65) << 23), UINT32_C(0x60000000)
 #define EXPONENT_64 (UINT64_C(513) << 52), UINT64_C(0x6000000000000000)
+/* The smallest normal number, and infinity. */
+#define LEAST_32 (UINT32_C(1) << 23)
+#define LEAST_64 (UINT64_C(1) << 52)
+#define INF_32 (UINT32_C(255) << 23)
+#define INF_64 (UINT64_C(2047) << 52)
 
 #define TARGET
 #define LANE_BYTES 16

@@ -22,8 +22,7 @@
 /* Where the bits of a whole block, less `low`, leave some upper bits clear, its values are so tame that no case has to
  * be looked for, and FAST does. One comparison a block: with the exponent's upper bits in `wide` that is a range of
  * exponents, and with the sign bit in it, of positive numbers. */
-#define SWIFT_IN(name, BITS, low_a, wide_a, low_b, wide_b, FAST)                                                       \
-    LANES(name##_tame, BITS, FAST)                                                                                     \
+#define LOOK_IN(name, BITS, low_a, wide_a, low_b, wide_b, ELSE)                                                        \
     KERNEL(name##_swift, BITS) {                                                                                       \
         uint##BITS##_t seen_a = 0, seen_b = 0;                                                                         \
         for (intptr_t i = 0; i < n; i++) {                                                                             \
@@ -31,10 +30,15 @@
             seen_b |= pb[i] - (low_b);                                                                                 \
         }                                                                                                              \
         if ((seen_a & (wide_a)) | (seen_b & (wide_b)))                                                                 \
-            LEVEL(name)(pa, pb, po, n, task);                                                                          \
+            LEVEL(ELSE)(pa, pb, po, n, task);                                                                          \
         else                                                                                                           \
             LEVEL(name##_tame)(pa, pb, po, n, task);                                                                   \
     }
+#define LOOK(name, BITS, RANGE_A, RANGE_B, ELSE) LOOK_IN(name, BITS, RANGE_A, RANGE_B, ELSE)
+/* RANGE expands to two arguments. */
+#define SWIFT(name, BITS, RANGE, FAST)                                                                                 \
+    LANES(name##_tame, BITS, FAST)                                                                                     \
+    LOOK_IN(name, BITS, RANGE, RANGE, name)
 
 /* For sums of bits alone, which cannot go wrong but be wrong: FAST goes ahead, and is done again if a block is not
  * tame. By vectors, each read once, which counts where they are not aligned. */
@@ -84,8 +88,29 @@
 #define ZEROS(name, BITS, RANGE) ZEROS_IN(name, BITS, RANGE)
 #define IS_ZERO(u) ((u) << 1 == 0)
 
+/* Powers of positive normal numbers, where the largest exponent and the largest logarithm leave the product in range.
+ */
+#define SWIFT_POW(BITS)                                                                                                \
+    LANES(pow_##BITS##_tame, BITS, ONE_##BITS + (uint##BITS##_t)tame_log_##BITS(a - ONE_##BITS, real_##BITS(b)))       \
+    KERNEL(pow_##BITS##_wide, BITS) {                                                                                  \
+        uint##BITS##_t above = 0, log = 0, exponent = 0;                                                               \
+        for (intptr_t i = 0; i < n; i++) {                                                                             \
+            const uint##BITS##_t u = pa[i] - LEAST_##BITS, size = pb[i] & (UINT##BITS##_MAX >> 1);                     \
+            const int##BITS##_t l = (int##BITS##_t)(pa[i] - ONE_##BITS);                                               \
+            const uint##BITS##_t distance = l < 0 ? 0 - (uint##BITS##_t)l : (uint##BITS##_t)l;                         \
+            above = u > above ? u : above;                                                                             \
+            log = distance > log ? distance : log;                                                                     \
+            exponent = size > exponent ? size : exponent;                                                              \
+        }                                                                                                              \
+        if (above < INF_##BITS - LEAST_##BITS && exponent < bits_##BITS(0x1p20) &&                                     \
+            (double)log * (double)real_##BITS(exponent) < (double)(ONE_##BITS - 2 * LEAST_##BITS))                     \
+            LEVEL(pow_##BITS##_tame)(pa, pb, po, n, task);                                                             \
+        else                                                                                                           \
+            LEVEL(pow_##BITS)(pa, pb, po, n, task);                                                                    \
+    }                                                                                                                  \
+    LOOK(pow_##BITS, BITS, BASE_##BITS, EXPONENT_##BITS, pow_##BITS##_wide)
+
 #define SWIFT_SUMS(name, BITS, RANGE, FAST, ELSE) SUMS(name, BITS, RANGE, FAST, ELSE)
-#define SWIFT(name, BITS, RANGE_A, RANGE_B, FAST) SWIFT_IN(name, BITS, RANGE_A, RANGE_B, FAST)
 
 /* The 32-bit scale serves three formats, so the format is a variable. */
 #define FORMAT_32 t.format
@@ -113,10 +138,9 @@ OPS(64, 1, _refined_64)
     SWIFT_SUMS(reciprocal_##BITS, BITS, TAME_##BITS, (2 * ONE_##BITS + UP(BITS)) - a, reciprocal_##BITS)               \
     SWIFT_SUMS(sqrt_##BITS, BITS, POSITIVE_##BITS, ((a + ONE_##BITS) >> 1) + UP(BITS), sqrt_##BITS)                    \
     SWIFT_SUMS(rsqrt_##BITS, BITS, POSITIVE_##BITS, ((3 * ONE_##BITS - a) >> 1) + UP(BITS), rsqrt_##BITS)              \
-    SWIFT(log2_##BITS, BITS, POSITIVE_##BITS, POSITIVE_##BITS, log2_tame_##BITS(a + UP(BITS)))                         \
-    SWIFT(exp2_##BITS, BITS, LOGARITHM_##BITS, LOGARITHM_##BITS, exp2_tame_##BITS(a) + (ONE_##BITS + UP(BITS)))        \
-    SWIFT(pow_##BITS, BITS, BASE_##BITS, EXPONENT_##BITS,                                                              \
-          ONE_##BITS + (uint##BITS##_t)tame_log_##BITS(a - ONE_##BITS, real_##BITS(b)))
+    SWIFT(log2_##BITS, BITS, POSITIVE_##BITS, log2_tame_##BITS(a + UP(BITS)))                                          \
+    SWIFT(exp2_##BITS, BITS, LOGARITHM_##BITS, exp2_tame_##BITS(a) + (ONE_##BITS + UP(BITS)))                          \
+    SWIFT_POW(BITS)
 #define UP(BITS) ((uint##BITS##_t)t.bias)
 SWIFT_OPS(32)
 SWIFT_OPS(64)
@@ -150,13 +174,15 @@ static const struct kernels LEVEL(kernels) = {
 
 #undef KERNEL
 #undef LANES
-#undef SWIFT_IN
+#undef LOOK_IN
+#undef LOOK
 #undef SWIFT
 #undef SUMS
 #undef ZEROS_IN
 #undef ZEROS
 #undef IS_ZERO
 #undef SWIFT_SUMS
+#undef SWIFT_POW
 #undef LANE_BYTES
 #undef FORMAT_32
 #undef FORMAT_64

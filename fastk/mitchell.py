@@ -279,6 +279,8 @@ def _products(a: np.dtype[Any], b: np.dtype[Any], names: str) -> _Products:
     single, double, whole = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32)
     if a in _SMALL_INTEGERS and b in _SMALL_INTEGERS:
         return _Products("i32", single, whole)  # all of them are floats, and so are their products
+    if a.name in _NARROW_FLOATS and b.name in _NARROW_FLOATS:
+        return _Products("f32", single, single)
     try:
         common = np.promote_types(a, b)
     except TypeError:
@@ -522,7 +524,7 @@ def mitchell_dot(
 
 def _pair(value: Any, name: str, least: int) -> tuple[int, int]:
     """One number for both, or two: of rows and of columns."""
-    both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    both = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else (value, value)
     if len(both) != 2:
         raise ValueError(f"{name}={value!r}: allowed are one number and two")
     return integer(both[0], name, least, 2**31 - 1), integer(both[1], name, least, 2**31 - 1)
