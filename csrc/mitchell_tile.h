@@ -554,8 +554,8 @@ FASTK_INLINE void TILE(panels)(const struct gemm *g, char *work) {
                     a_panels[(i - i0) / ROWS] = TILE(pack_rows)(g, i, s, a_block + (i - i0) * k);
                 for (size_t j = j0; j < n_end; j += WIDTH) {
                     struct panel *b = &b_panels[(j - j0) / WIDTH];
-                    if (i0 == 0)
-                        *b = TILE(pack_columns)(g, j, s, b_block + (j - j0) * k);
+                    if (i0 == 0) /* rows of one block have done with a panel before the next is packed */
+                        *b = TILE(pack_columns)(g, j, s, b_block + (g->m > ROWS_MOST ? (j - j0) * k : 0));
                     for (size_t i = i0; i < i_end; i += ROWS)
                         TILE(update)(g, i, j, a_panels[(i - i0) / ROWS], *b, s);
                 }
