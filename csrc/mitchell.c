@@ -22,8 +22,9 @@
 
 enum { MUL, SQUARE, DIV, RECIPROCAL, SQRT, RSQRT, LOG2, EXP2, POWER, OPS_COUNT };
 enum { INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, F16, F32, F64, BF16, SAME };
-enum { OP, DTYPE, REFINED, BIAS, LOG_BIAS };      /* fields of a loop's data */
-enum { PLAIN, SECOND_PASS, TAME_FIRST, METHODS }; /* methods */
+static const intptr_t WIDTHS[] = {1, 2, 4, 8, 1, 2, 4, 8, 2, 4, 8, 2}; /* in bytes, by dtype */
+enum { OP, DTYPE, REFINED, BIAS, LOG_BIAS };                           /* fields of a loop's data */
+enum { PLAIN, SECOND_PASS, TAME_FIRST, METHODS };                      /* methods */
 enum { BLOCK = 1024 };
 
 /* ---- floats of 16 bits, as floats of 32 and back */
@@ -152,21 +153,33 @@ struct loop {
     int converted; /* dtype of the operands where it differs from what is computed, else SAME */
 };
 
-/* Whether block by block would differ from one by one: NumPy accumulates by a loop whose output is its next input. */
-static int is_sequential(const struct loop *l) {
-    const intptr_t out_step = l->steps[l->inputs], width = sizeof(uint64_t), last = l->n - 1;
-    const uintptr_t out = (uintptr_t)l->args[l->inputs];
-    const uintptr_t out_low = out + (uintptr_t)(out_step < 0 ? last * out_step : 0);
-    const uintptr_t out_end = out + (uintptr_t)(out_step > 0 ? last * out_step : 0) + (uintptr_t)width;
+/* Bytes from the first byte of n elements to behind the last. */
+static uintptr_t low_of(const char *p, intptr_t step, intptr_t n) {
+    return (uintptr_t)p + (uintptr_t)(step < 0 ? (n - 1) * step : 0);
+}
+static uintptr_t end_of(const char *p, intptr_t step, intptr_t n, intptr_t width) {
+    return (uintptr_t)p + (uintptr_t)(step > 0 ? (n - 1) * step : 0) + (uintptr_t)width;
+}
+
+/* Whether block by block would differ from one by one: NumPy accumulates by a loop whose output is its next input.
+ * Elements are `width` bytes, and those of the result `out_width`. */
+static int is_sequential(const struct loop *l, intptr_t width, intptr_t out_width) {
+    const intptr_t out_step = l->steps[l->inputs];
+    const char *out = l->args[l->inputs];
     for (int i = 0; i < l->inputs; i++) {
-        const uintptr_t in = (uintptr_t)l->args[i];
+        const char *in = l->args[i];
         const intptr_t step = l->steps[i];
         if (in == out && step == out_step && step != 0)
             continue;
-        const uintptr_t low = in + (uintptr_t)(step < 0 ? last * step : 0);
-        const uintptr_t end = in + (uintptr_t)(step > 0 ? last * step : 0) + (uintptr_t)width;
-        if (low < out_end && out_low < end)
-            return 1;
+        if (low_of(in, step, l->n) >= end_of(out, out_step, l->n, out_width) ||
+            low_of(out, out_step, l->n) >= end_of(in, step, l->n, width))
+            continue;
+        if (step == out_step && step > 0) { /* side by side, like two columns of a matrix */
+            const intptr_t gap = ((intptr_t)((uintptr_t)out - (uintptr_t)in) % step + step) % step;
+            if (gap >= width && gap + out_width <= step)
+                continue;
+        }
+        return 1;
     }
     return 0;
 }
@@ -296,7 +309,8 @@ static void run(const struct kernels *kernels, char **args, const intptr_t *dime
     const int same = dtype == F32 || dtype == F64 || (integer && product);
     struct loop l = {
         args, steps, dimensions[0], BLOCK, op == MUL || op == DIV || op == POWER ? 2 : 1, same ? SAME : dtype};
-    if (is_sequential(&l))
+    const intptr_t width = WIDTHS[dtype], out_width = integer && !product ? WIDTHS[F64] : width;
+    if (is_sequential(&l, width, out_width))
         l.block = 1;
     const struct task task = {fields[BIAS], fields[LOG_BIAS],
                               dtype == F16    ? FLOAT16

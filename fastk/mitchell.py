@@ -86,7 +86,7 @@ At most 1/9 below the exact square and never above it: [-1/9, 0], mean -3.83 %. 
     "div": """Divide, by subtracting the operands' logarithms.
 
 The quotient is at most 1/8 above the exact one and never below it: [0, 1/8], mean +4.10 %, worst at 1 / 1.5. It undoes
-`mitchell_mul`: dividing a product of floats by one factor gives the other.
+`mitchell_mul`: where nothing leaves the range, dividing a product of floats by one factor gives the other.
 """,
     "reciprocal": """1 / a, by negating the logarithm: `mitchell_div(1, a)`.
 
@@ -184,6 +184,9 @@ def _loop_address(backend: str, op: int, dtype: int, refined: bool) -> int:
     return address
 
 
+_making = threading.RLock()
+
+
 @cache
 def _made(backend: str, op: str, correction: Correction) -> np.ufunc:
     code, operands, loops = OPS.index(op), 1 + (op in TWO_OPERANDS), []
@@ -212,7 +215,8 @@ def _made(backend: str, op: str, correction: Correction) -> np.ufunc:
 
 
 def _ufunc_of(backend: str, op: str, correction: str | float | None = None) -> np.ufunc:
-    return _made(backend, op, resolve(op, correction))
+    with _making:
+        return _made(backend, op, resolve(op, correction))
 
 
 def mitchell_ufunc(op: str, correction: str | float | None = None) -> np.ufunc:
@@ -272,24 +276,19 @@ class _Products(NamedTuple):
 
 _SMALL_INTEGERS = (np.dtype(np.int8), np.dtype(np.uint8))
 _NARROW_FLOATS = ("float16", "bfloat16", "float32")
+_FACTORS = (*_NARROW_FLOATS, "float64", "int8", "uint8")
 
 
 @cache
 def _products(a: np.dtype[Any], b: np.dtype[Any], names: str) -> _Products:
     single, double, whole = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32)
+    if a.name not in _FACTORS or b.name not in _FACTORS:
+        raise TypeError(f"{names}: dtypes {a} and {b}; allowed are {', '.join(_FACTORS[:-1])} and {_FACTORS[-1]}")
     if a in _SMALL_INTEGERS and b in _SMALL_INTEGERS:
         return _Products("i32", single, whole)  # all of them are floats, and so are their products
-    if a.name in _NARROW_FLOATS and b.name in _NARROW_FLOATS:
-        return _Products("f32", single, single)
-    try:
-        common = np.promote_types(a, b)
-    except TypeError:
-        common = np.dtype(object)
-    if common.name in _NARROW_FLOATS:
-        return _Products("f32", single, single)
-    if common == double:
+    if "float64" in (a.name, b.name):
         return _Products("f64", double, double)
-    raise TypeError(f"{names}: dtypes {a} and {b}; allowed are float16, bfloat16, float32, float64, int8 and uint8")
+    return _Products("f32", single, single)
 
 
 @lru_cache(maxsize=64)
@@ -356,7 +355,7 @@ def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         raise TypeError(f"out={out!r}: an array is needed")
     if out.shape != shape:
         raise ValueError(f"out: shape {out.shape}; allowed is {shape}")
-    if not np.can_cast(dtype, out.dtype, "same_kind"):
+    if out.dtype.kind in "OSUT" or not np.can_cast(dtype, out.dtype, "same_kind"):
         raise TypeError(f"out: dtype {out.dtype}; allowed is what {dtype} casts to")
     if not out.flags.writeable:
         raise ValueError("out: the array is read-only")
@@ -371,7 +370,7 @@ def _gemm(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], products: _Products
     if count == 1:
         _call(name, a, b, c, stack, m, n, k, *options)
         return
-    axis = 0 if stack >= count else 1 if m > n else 2
+    axis = 0 if stack >= count or max(m, n) < 64 else 1 if m > n else 2
     parts = _pieces((stack, m, n)[axis], count, (1, 24, 32)[axis])
 
     def run(i: int) -> None:
@@ -384,15 +383,25 @@ def _gemm(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], products: _Products
     parallel(run, len(parts))
 
 
-def _stacked(
-    a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]
-) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
-    """The operands with one axis of stacking, as often as there are others."""
-    if c.ndim == 3:
-        yield a, b, c
-        return
-    for index in np.ndindex(c.shape[:-3]):
-        yield a[index], b[index], c[index]
+def _stacked(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Stacks of the same shape with one axis of stacking, the longest there is after merging, as often as it takes."""
+    axes: list[tuple[int, list[int]]] = []
+    for i, length in enumerate(arrays[0].shape[:-2]):
+        steps = [array.strides[i] for array in arrays]
+        if axes and axes[-1][1] == [step * length for step in steps]:
+            axes[-1] = axes[-1][0] * length, steps
+        elif length != 1:
+            axes.append((length, steps))
+    axes = sorted(axes, key=lambda axis: axis[0]) or [(1, [0] * len(arrays))]
+    lengths = [length for length, _ in axes]
+    views = [
+        np.lib.stride_tricks.as_strided(
+            array, (*lengths, *array.shape[-2:]), (*(steps[i] for _, steps in axes), *array.strides[-2:])
+        )
+        for i, array in enumerate(arrays)
+    ]
+    for index in np.ndindex(*lengths[:-1]):
+        yield tuple(view[index] for view in views)
 
 
 def mitchell_matmul(
@@ -430,7 +439,8 @@ def mitchell_matmul(
     bias of uniform mantissas, and so does ``correction="unbiased"``, which costs nothing.
 
     Zeros, infinities, nans, subnormals and products that leave the range are right, and cost time only in the blocks
-    that have them. Uses as many threads as `fastk.config` says. Source: Mitchell (1962); Mogami, "Deep Neural Network
+    that have them (of a vector and a matrix: that have numbers below 2^-32 or above 2^32 too).
+    Uses as many threads as `fastk.config` says. Source: Mitchell (1962); Mogami, "Deep Neural Network
     Training without Multiplications", 2020.
 
     Examples
@@ -460,11 +470,11 @@ def mitchell_matmul(
     left, right = _readable(left, products.operand), _readable(right, products.operand)
     full = output.array.reshape((*stack, left.shape[-2], right.shape[-1]))
     if full.size:
-        if stack:
-            left = np.broadcast_to(left, (*stack, *left.shape[-2:]))
-            right = np.broadcast_to(right, (*stack, *right.shape[-2:]))
-        else:
-            left, right, full = left[None], right[None], full[None]
+        if not stack:
+            _gemm(left[None], right[None], full[None], products, method)
+            return output.delivered()
+        left = np.broadcast_to(left, (*stack, *left.shape[-2:]))
+        right = np.broadcast_to(right, (*stack, *right.shape[-2:]))
         for rows, columns, sums in _stacked(left, right, full):
             _gemm(rows, columns, sums, products, method)
     return output.delivered()
@@ -489,7 +499,8 @@ def mitchell_dot(
     Returns
     -------
     ndarray
-        In the dtype of the sums, as for `mitchell_matmul`. The order of summation and the error are the same too.
+        In the dtype of the sums, as for `mitchell_matmul` (with a scalar, in that of `mitchell_mul`). The order of
+        summation and the error are the same too.
 
     Raises
     ------
@@ -504,8 +515,12 @@ def mitchell_dot(
     """
     a, b = np.asarray(a), np.asarray(b)
     if not (a.ndim and b.ndim):
-        product: NDArray[Any] = mitchell_ufunc("mul", correction)(a, b, out=out)
-        return np.asarray(product)
+        product: NDArray[Any] = np.asarray(mitchell_ufunc("mul", correction)(a, b))
+        _check_out(out, product.shape, product.dtype)
+        if out is None:
+            return product
+        np.copyto(out, product, casting="same_kind")
+        return out
     if b.ndim <= 2 and a.ndim <= 2:
         return mitchell_matmul(a, b, correction=correction, out=out)
     inner = a.shape[-1]
@@ -524,7 +539,7 @@ def mitchell_dot(
 
 def _pair(value: Any, name: str, least: int) -> tuple[int, int]:
     """One number for both, or two: of rows and of columns."""
-    both = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else (value, value)
+    both = tuple(value) if np.ndim(value) else (value, value)
     if len(both) != 2:
         raise ValueError(f"{name}={value!r}: allowed are one number and two")
     return integer(both[0], name, least, 2**31 - 1), integer(both[1], name, least, 2**31 - 1)

@@ -474,15 +474,20 @@ def fetch_64(dtype, start, step, n, room, floats):
 
 
 @njit
-def sequential(args, steps, n, operands):
+def sequential(args, steps, n, operands, width, out_width):
     """Whether a result may be an operand of a later element, as it is where NumPy accumulates."""
     out, out_step = address(args[operands]), steps[operands]
-    out_low, out_end = out + min(0, (n - 1) * out_step), out + max(0, (n - 1) * out_step) + 8
+    out_low, out_end = out + min(0, (n - 1) * out_step), out + max(0, (n - 1) * out_step) + out_width
     for i in range(operands):
         start, step = address(args[i]), steps[i]
-        low, end = start + min(0, (n - 1) * step), start + max(0, (n - 1) * step) + 8
-        if low < out_end and out_low < end and (start != out or step != out_step or step == 0):
-            return True
+        low, end = start + min(0, (n - 1) * step), start + max(0, (n - 1) * step) + width
+        if low >= out_end or out_low >= end or (start == out and step == out_step and step != 0):
+            continue
+        if step == out_step and step > 0:  # side by side, like two columns of a matrix
+            gap = (out - start) % step
+            if gap >= width and gap + out_width <= step:
+                continue
+        return True
     return False
 
 
@@ -545,7 +550,7 @@ def loop_of(op: int, refined: bool, domain: int) -> Any:
         straight = width_of(dtype) == size and (domain != FLOATS_64 or dtype == F64)
         out_step, out_width = steps[operands], 8 if domain == FLOATS_64 else width_of(dtype)
         room_a, room_b, room = stack(BLOCK, s.sign), stack(BLOCK, s.sign), stack(BLOCK, s.sign)
-        block = 1 if sequential(args, steps, n, operands) else BLOCK
+        block = 1 if sequential(args, steps, n, operands, width_of(dtype), out_width) else BLOCK
         at = 0
         while at < n:
             m = min(block, n - at)
