@@ -26,18 +26,18 @@ static const struct format_32 FLOAT32 = {0, 1u << 23, 255u << 23};
 static const struct format_32 FLOAT16 = {13, 113u << 23, 143u << 23};
 static const struct format_32 BFLOAT16 = {16, 1u << 23, 255u << 23};
 
-/* The whole part of a float at bits u, modulo 2^32 or 2^64. A shift that is not used stays small: where there is no
- * vector shift, clang goes through floats, and 2^31 would raise. */
+/* The whole part of a float at bits u, modulo 2^32 or 2^64; it is below 2^(M + 15). Shifts stay small even for what is
+ * not used: where there is no vector shift, clang goes through floats, and 2^31 would raise. */
 FASTK_INLINE uint32_t whole_32(uint32_t u) {
     uint32_t mantissa = (u & 0x7fffffu) | 0x800000u;
     int32_t up = (int32_t)(u >> 23) - 150;
-    return up < 0 ? mantissa >> (-up & 31) : mantissa << (up < 0 ? 0 : up & 31);
+    return up < 0 ? mantissa >> (-up & 31) : mantissa << (up < 0 ? 0 : up & 15);
 }
 
 FASTK_INLINE uint64_t whole_64(uint64_t u) {
     uint64_t mantissa = (u & 0xfffffffffffffu) | 0x10000000000000u;
     int64_t up = (int64_t)(u >> 52) - 1075;
-    return up < 0 ? mantissa >> (-up & 63) : mantissa << (up < 0 ? 0 : up & 63);
+    return up < 0 ? mantissa >> (-up & 63) : mantissa << (up < 0 ? 0 : up & 15);
 }
 
 /* Integers of up to 16 bits are floats, and of up to 32 bits doubles, whose Mitchell product is exact. */
