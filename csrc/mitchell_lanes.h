@@ -70,6 +70,7 @@
         else                                                                                                           \
             LEVEL(name##_tame)(pa + i, pb + i, po + i, n - i, &t);                                                     \
     }
+
 /* Products where all but zeros is tame. */
 #define ZEROS_IN(name, BITS, low, wide)                                                                                \
     LANES(name##_signed, BITS,                                                                                         \
@@ -88,8 +89,7 @@
 #define ZEROS(name, BITS, RANGE) ZEROS_IN(name, BITS, RANGE)
 #define IS_ZERO(u) ((u) << 1 == 0)
 
-/* Powers of positive normal numbers, where the largest exponent and the largest logarithm leave the product in range.
- */
+/* Powers: in the tame ranges, or where the largest exponent and logarithm of a block leave the product in range. */
 #define SWIFT_POW(BITS)                                                                                                \
     LANES(pow_##BITS##_tame, BITS, ONE_##BITS + (uint##BITS##_t)tame_log_##BITS(a - ONE_##BITS, real_##BITS(b)))       \
     KERNEL(pow_##BITS##_wide, BITS) {                                                                                  \

@@ -228,10 +228,10 @@ def mitchell_ufunc(op: str, correction: str | float | None = None) -> np.ufunc:
         With None for the correction it is `fastk.mitchell_mul`, and so on.
     correction : {None, "minimax", "unbiased", "lmul", "refined"} or float
         A bias d is a constant that is added to the result's bits, as a fraction of one mantissa unit: d * 2^m bits with
-        m mantissa bits (for log2: to the value). A float gives d, from -0.5 to 0.5; "minimax" is the
-        d with the smallest largest error, "unbiased" that with mean error 0 for uniform mantissas, and "lmul" is 1/16,
-        the choice of "Addition is All You Need" (for the others than products, the bias that keeps them consistent
-        with it). "refined" is no bias but a second pass: the term that the first one dropped, by another Mitchell
+        m mantissa bits (for log2: to the value). A float gives d, from -0.5 to 0.5; "minimax" is the d with the
+        smallest largest error, "unbiased" that with mean error 0 for uniform mantissas, and "lmul" is 1/16, the choice
+        of "Addition is All You Need" (for the others than products, the bias that keeps them consistent with it).
+        "refined" is no bias but a second pass: the term that the first one dropped, by another Mitchell
         operation. A bias is free but in powers, a second pass takes some five times as long.
 
     Returns
@@ -439,9 +439,9 @@ def mitchell_matmul(
     bias of uniform mantissas, and so does ``correction="unbiased"``, which costs nothing.
 
     Zeros, infinities, nans, subnormals and products that leave the range are right, and cost time only in the blocks
-    that have them (of a vector and a matrix: that have numbers below 2^-32 or above 2^32 too).
-    Uses as many threads as `fastk.config` says. Source: Mitchell (1962); Mogami, "Deep Neural Network
-    Training without Multiplications", 2020.
+    that have them (of a vector and a matrix: that have numbers below 2^-32 or above 2^32 too; doubles 2^-256 and
+    2^256). Uses as many threads as `fastk.config` says. Source: Mitchell (1962); Mogami, "Deep Neural Network Training
+    without Multiplications", 2020.
 
     Examples
     --------

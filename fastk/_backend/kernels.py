@@ -20,7 +20,7 @@ import numpy as np
 from .._check import integer
 
 DTYPES: dict[str, type[np.generic]] = {"u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64}
-DTYPES |= {"i32": np.int32, "i64": np.int64, "f32": np.float32, "f64": np.float64}
+DTYPES |= {"i32": np.int32, "f32": np.float32, "f64": np.float64}
 
 SIGNATURES = [
     "void philox_fill(u64 key0, u64 key1, u64 start, u64[n] out, size n)",
