@@ -14,32 +14,46 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
-import timeit
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any, NamedTuple
 
 import numba
 import numpy
-from report import machine, table
-from threadpoolctl import threadpool_info, threadpool_limits
+from report import (
+    Call,
+    Effort,
+    Report,
+    Row,
+    blas,
+    command_line,
+    duration,
+    level,
+    machine,
+    one_thread,
+    pyplot,
+    ratio,
+    run,
+    save_figure,
+    table,
+    times,
+)
 
 import fastk
 
 Array = numpy.ndarray[Any, Any]
-Call = Callable[[], Any]
 
 LOWER = {"v3": "Haswell"}
 """Level below the highest, and what OPENBLAS_CORETYPE holds OpenBLAS to the same instructions."""
 
 
-class Scale(NamedTuple):
+@dataclass(frozen=True)
+class Scale(Effort):
     """Sizes, and the time that a ratio takes."""
 
     matrix: int = 1536
@@ -49,57 +63,9 @@ class Scale(NamedTuple):
     large: int = 1 << 24
     image: int = 56
     samples: int = 10**6
-    seconds: float = 1.0
-    repeats: int = 5
 
 
-QUICK = Scale(192, 256, 64, 4096, 1 << 16, 14, 10**5, 0.0, 1)
-
-
-class Row(NamedTuple):
-    """A ratio: least seconds of both sides, and the products or elements of the call."""
-
-    case: str
-    peer: str
-    ours: float
-    theirs: float
-    work: int
-
-
-def ratio(ours: Call, theirs: Call, scale: Scale) -> tuple[float, float]:
-    """Least seconds a call of each side. They take turns of ten timings, of a millisecond each, or of one long call."""
-    turns = []
-    for call in (ours, theirs):
-        call()
-        once = timeit.timeit(call, number=1)
-        count = max(1, round(1e-3 / once))
-        turns.append((call, count, max(1, min(10, round(1e-2 / (count * once))))))
-    least = [math.inf, math.inf]
-    rounds, end = 0, perf_counter() + scale.seconds
-    while rounds < scale.repeats or perf_counter() < end:
-        for i, (call, count, repeats) in enumerate(turns):
-            least[i] = min(
-                least[i], *(seconds / count for seconds in timeit.repeat(call, number=count, repeat=repeats))
-            )
-        rounds += 1
-    return least[0], least[1]
-
-
-def duration(seconds: float) -> str:
-    unit, name = next(((u, n) for u, n in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")) if seconds >= u), (1e-9, "ns"))
-    return f"{seconds / unit:.3g} {name}"
-
-
-def times(value: float) -> str:
-    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
-
-
-def ratios(rows: Sequence[Row]) -> str:
-    def cells(row: Row) -> list[str]:
-        least = duration(row.ours), duration(row.theirs), times(row.ours / row.theirs)
-        return [row.case, row.peer, *least, f"{row.work / row.ours / 1e9:.2f}"]
-
-    return table(["case", "beside", "fastk", "peer", "of the peer's time", "10^9 a second"], list(map(cells, rows)))
+QUICK = Scale(0.0, 1, matrix=192, wide=256, emulated=64, large=1 << 16, image=14, samples=10**5)
 
 
 # Matrix products.
@@ -107,14 +73,6 @@ def ratios(rows: Sequence[Row]) -> str:
 
 def random(*shape: int) -> Array:
     return numpy.random.default_rng(1).standard_normal(shape, numpy.float32)
-
-
-def blas() -> str:
-    """What numpy.matmul calls, and the processor that it takes this one for."""
-    for library in threadpool_info():
-        if library["user_api"] == "blas":
-            return f"{library['internal_api']} {library.get('architecture', '')}".rstrip()
-    return "no BLAS"
 
 
 def product(case: str, a: Array, b: Array, scale: Scale, peer: Sequence[Array] = ()) -> Row:
@@ -412,76 +370,13 @@ def accuracy(scale: Scale) -> str:
 # Pictures.
 
 
-def pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=110, metadata={"Software": None}, pil_kwargs={"optimize": True})
-    print(f"\n{path}: {path.stat().st_size / 1000:.0f} kB")
-
-
-def draw_error(path: Path) -> None:
+def draw(folder: Path) -> None:
     figure, ax = pyplot().subplots(figsize=(6.2, 4.8), layout="constrained")
     fastk.mitchell.plot_error("mul", ax=ax)
-    save_figure(figure, path)
-
-
-def draw_ratios(rows: Sequence[Row], path: Path) -> None:
-    """A bar a ratio, on a logarithmic axis, from 1."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    figure, ax = pyplot().subplots(figsize=(8, 1 + 0.22 * len(rows)), layout="constrained")
-    values = [row.ours / row.theirs for row in rows]
-    ax.barh(range(len(rows)), [value - 1 for value in values], left=1, color=["C0" if v > 1 else "C2" for v in values])
-    for i, value in enumerate(values):
-        ax.annotate(times(value), (value, i), xytext=(3 if value > 1 else -3, 0), textcoords="offset points",
-                    ha="left" if value > 1 else "right", va="center", fontsize=8)  # fmt: skip
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.axvline(1, color="0.3", linewidth=0.8)
-    ax.set_yticks(range(len(rows)), [f"{row.case} | {row.peer}" for row in rows], fontsize=8)
-    ax.set(xlabel="time of fastk / time of its peer", ylim=(len(rows) - 0.5, -0.5))
-    ax.margins(x=0.12)
-    ax.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path)
+    save_figure(figure, folder / "mitchell_error.png")
 
 
 # The run.
-
-
-class Report:
-    """Prints tables, and keeps them for --save."""
-
-    def __init__(self, machine: str) -> None:
-        self.machine = machine
-        self.text: list[str] = []
-        self.rows: list[Row] = []
-
-    def add(self, title: str, text: str) -> None:
-        self.text.append(f"{title}\n\n{text}\n")
-        print(f"\n{self.text[-1]}", end="", flush=True)
-
-    def add_rows(self, title: str, rows: Sequence[Row]) -> None:
-        self.add(title, ratios(rows))
-        self.rows += rows
-
-    def save(self, folder: Path) -> None:
-        if self.text:
-            (folder / "mitchell.md").write_text("\n".join([f"{self.machine}\n", *self.text]))
-        if self.rows:
-            draw_ratios(self.rows, folder / "mitchell_ratios.png")
-
-
-def level() -> str:
-    return fastk.config()["isa"] or "numba"
 
 
 def run_gemm(report: Report, scale: Scale) -> None:
@@ -528,31 +423,16 @@ PARTS = {
 
 
 def main() -> None:
-    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.add_argument("--quick", action="store_true", help="small sizes, one repeat: a smoke test")
-    command.add_argument("--seconds", type=float, default=1.0, help="that a ratio takes (default: %(default)s)")
-    command.add_argument("--only", nargs="+", choices=[*PARTS, "picture"], metavar="PART", help="%(choices)s")
-    command.add_argument("--save", type=Path, metavar="DIR", help="write tables as Markdown and pictures there")
+    command = command_line(__doc__, PARTS)
     command.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = command.parse_args()
-    scale = QUICK if options.quick else Scale(seconds=options.seconds)
-    if options.save:
-        pyplot()  # now, if it is missing, and not after some minutes
-    report = Report(machine())
-    fastk.set_num_threads(1)
-    with threadpool_limits(1), numpy.errstate(all="ignore"):
+    scale = QUICK if options.quick else Scale(options.seconds)
+    report = Report("mitchell", machine())
+    with one_thread():
         if options.child:
             print(json.dumps([blas(), gemm(scale)]))
             return
-        print(report.machine)
-        for name, part in PARTS.items():
-            if not options.only or name in options.only:
-                part(report, scale)
-        if options.save:
-            options.save.mkdir(parents=True, exist_ok=True)
-            report.save(options.save)
-            if not options.only or "picture" in options.only:
-                draw_error(options.save / "mitchell_error.png")
+        run(report, {name: partial(part, report, scale) for name, part in PARTS.items()}, draw, options)
 
 
 if __name__ == "__main__":

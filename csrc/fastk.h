@@ -74,4 +74,49 @@ size_t fastk_mitchell_conv_i32(const float *x, intptr_t x_step0, intptr_t x_step
                                size_t pad_w, size_t dilation_h, size_t dilation_w, int64_t bias, uint8_t refined,
                                uint8_t *work, size_t room);
 
+void fastk_taylor_plain_f16(uint8_t op, const uint16_t *x, uint16_t *out, size_t size, size_t n, const double *plan);
+void fastk_taylor_plain_bf16(uint8_t op, const uint16_t *x, uint16_t *out, size_t size, size_t n, const double *plan);
+void fastk_taylor_plain_f32(uint8_t op, const float *x, float *out, size_t size, size_t n, const double *plan);
+void fastk_taylor_plain_f64(uint8_t op, const double *x, double *out, size_t size, size_t n, const double *plan);
+void fastk_taylor_rows_f16(uint8_t op, const uint16_t *x, intptr_t x_step0, intptr_t x_step1, intptr_t x_step2,
+                           const uint16_t *g, intptr_t g_step0, intptr_t g_step1, intptr_t g_step2,
+                           const uint8_t *where, intptr_t where_step0, intptr_t where_step1, intptr_t where_step2,
+                           uint16_t *out, intptr_t out_step0, intptr_t out_step1, intptr_t out_step2, size_t rows,
+                           size_t m, size_t n, uint8_t masked, const double *plan);
+void fastk_taylor_rows_bf16(uint8_t op, const uint16_t *x, intptr_t x_step0, intptr_t x_step1, intptr_t x_step2,
+                            const uint16_t *g, intptr_t g_step0, intptr_t g_step1, intptr_t g_step2,
+                            const uint8_t *where, intptr_t where_step0, intptr_t where_step1, intptr_t where_step2,
+                            uint16_t *out, intptr_t out_step0, intptr_t out_step1, intptr_t out_step2, size_t rows,
+                            size_t m, size_t n, uint8_t masked, const double *plan);
+void fastk_taylor_rows_f32(uint8_t op, const float *x, intptr_t x_step0, intptr_t x_step1, intptr_t x_step2,
+                           const float *g, intptr_t g_step0, intptr_t g_step1, intptr_t g_step2, const uint8_t *where,
+                           intptr_t where_step0, intptr_t where_step1, intptr_t where_step2, float *out,
+                           intptr_t out_step0, intptr_t out_step1, intptr_t out_step2, size_t rows, size_t m, size_t n,
+                           uint8_t masked, const double *plan);
+void fastk_taylor_rows_f64(uint8_t op, const double *x, intptr_t x_step0, intptr_t x_step1, intptr_t x_step2,
+                           const double *g, intptr_t g_step0, intptr_t g_step1, intptr_t g_step2, const uint8_t *where,
+                           intptr_t where_step0, intptr_t where_step1, intptr_t where_step2, double *out,
+                           intptr_t out_step0, intptr_t out_step1, intptr_t out_step2, size_t rows, size_t m, size_t n,
+                           uint8_t masked, const double *plan);
+void fastk_taylor_loss_f16(const uint16_t *x, intptr_t x_step0, intptr_t x_step1, const int64_t *label, double *loss,
+                           size_t rows, size_t n, const double *plan);
+void fastk_taylor_loss_bf16(const uint16_t *x, intptr_t x_step0, intptr_t x_step1, const int64_t *label, double *loss,
+                            size_t rows, size_t n, const double *plan);
+void fastk_taylor_loss_f32(const float *x, intptr_t x_step0, intptr_t x_step1, const int64_t *label, double *loss,
+                           size_t rows, size_t n, const double *plan);
+void fastk_taylor_loss_f64(const double *x, intptr_t x_step0, intptr_t x_step1, const int64_t *label, double *loss,
+                           size_t rows, size_t n, const double *plan);
+void fastk_taylor_loss_vjp_f16(const double *g, const uint16_t *x, intptr_t x_step0, intptr_t x_step1,
+                               const int64_t *label, uint16_t *out, intptr_t out_step0, intptr_t out_step1, size_t rows,
+                               size_t n, const double *plan);
+void fastk_taylor_loss_vjp_bf16(const double *g, const uint16_t *x, intptr_t x_step0, intptr_t x_step1,
+                                const int64_t *label, uint16_t *out, intptr_t out_step0, intptr_t out_step1,
+                                size_t rows, size_t n, const double *plan);
+void fastk_taylor_loss_vjp_f32(const double *g, const float *x, intptr_t x_step0, intptr_t x_step1,
+                               const int64_t *label, float *out, intptr_t out_step0, intptr_t out_step1, size_t rows,
+                               size_t n, const double *plan);
+void fastk_taylor_loss_vjp_f64(const double *g, const double *x, intptr_t x_step0, intptr_t x_step1,
+                               const int64_t *label, double *out, intptr_t out_step0, intptr_t out_step1, size_t rows,
+                               size_t n, const double *plan);
+
 #endif

@@ -43,7 +43,23 @@
     X(mitchell_gemm_i32)                                                                                               \
     X(mitchell_conv_f32)                                                                                               \
     X(mitchell_conv_f64)                                                                                               \
-    X(mitchell_conv_i32)
+    X(mitchell_conv_i32)                                                                                               \
+    X(taylor_plain_f16)                                                                                                \
+    X(taylor_plain_bf16)                                                                                               \
+    X(taylor_plain_f32)                                                                                                \
+    X(taylor_plain_f64)                                                                                                \
+    X(taylor_rows_f16)                                                                                                 \
+    X(taylor_rows_bf16)                                                                                                \
+    X(taylor_rows_f32)                                                                                                 \
+    X(taylor_rows_f64)                                                                                                 \
+    X(taylor_loss_f16)                                                                                                 \
+    X(taylor_loss_bf16)                                                                                                \
+    X(taylor_loss_f32)                                                                                                 \
+    X(taylor_loss_f64)                                                                                                 \
+    X(taylor_loss_vjp_f16)                                                                                             \
+    X(taylor_loss_vjp_bf16)                                                                                            \
+    X(taylor_loss_vjp_f32)                                                                                             \
+    X(taylor_loss_vjp_f64)
 
 enum { FASTK_BASE = 0, FASTK_V3 = 1, FASTK_V4 = 2 };
 
@@ -57,6 +73,13 @@ enum { FASTK_BASE = 0, FASTK_V3 = 1, FASTK_V4 = 2 };
 #define FASTK_FEATURES_V4 FASTK_FEATURES_V3 ",avx512f,avx512bw,avx512cd,avx512dq,avx512vl"
 #define FASTK_TARGET_V3 __attribute__((target(FASTK_FEATURES_V3)))
 #define FASTK_TARGET_V4 __attribute__((target(FASTK_FEATURES_V4)))
+#endif
+
+/* Before a loop whose iterations are independent: what it writes is what it reads, element by element, or apart. */
+#if defined(__clang__)
+#define FASTK_LANES _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define FASTK_LANES _Pragma("GCC ivdep")
 #endif
 
 /* The type of a table entry is the type of the exported function, so a prototype is written once, in fastk.h. */

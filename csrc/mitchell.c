@@ -5,13 +5,7 @@
  * buffers.
  */
 #include "mitchell.h"
-
-/* Lanes are independent: a block of outputs is either a block of inputs or apart from them. */
-#if defined(__clang__)
-#define FASTK_LANES _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define FASTK_LANES _Pragma("GCC ivdep")
-#endif
+#include "half.h"
 
 /* Keeps a vector in the register that it was read into, where the compiler would read it twice. */
 #ifdef FASTK_X86
@@ -27,15 +21,7 @@ enum { OP, DTYPE, REFINED, BIAS, LOG_BIAS };                           /* fields
 enum { PLAIN, SECOND_PASS, TAME_FIRST, METHODS };                      /* methods */
 enum { BLOCK = 1024 };
 
-/* ---- floats of 16 bits, as floats of 32 and back */
-
-FASTK_INLINE uint32_t widen_f16(uint16_t h) {
-    uint32_t u = h & 0x7fffu, sign = (uint32_t)(h & 0x8000u) << 16;
-    uint32_t small = bits_32((float)(int32_t)(u & 0x3ff) * 0x1p-24f);
-    uint32_t r = pick_32(u < 0x400, small, (u << 13) + (112u << 23));
-    return sign | pick_32(u >= 0x7c00, u << 13 | 255u << 23, r);
-}
-
+/* Rounded towards zero: bits below the last place are 0 but in roots. */
 FASTK_INLINE uint16_t narrow_f16(uint32_t u) {
     uint32_t sign = u >> 16 & 0x8000u, v = u & 0x7fffffffu;
     uint32_t r = v < 113u << 23 ? 0 : (v - (112u << 23)) >> 13;

@@ -11,7 +11,8 @@ from ._version import __version__
 from .config import config, set_num_threads
 
 if TYPE_CHECKING:
-    from . import mitchell, shuffle
+    from . import attention, mitchell, shuffle, softmax
+    from .attention import taylor_attention
     from .mitchell import (
         MitchellError,
         mitchell_conv2d,
@@ -30,12 +31,36 @@ if TYPE_CHECKING:
         mitchell_ufunc,
     )
     from .shuffle import ShuffleReport, shuffle_file
+    from .softmax import (
+        TaylorError,
+        TaylorMinimum,
+        fast_softmax,
+        fast_softmax_error,
+        gelu,
+        log_taylor_softmax,
+        log_taylor_softmax_vjp,
+        taylor_cross_entropy,
+        taylor_cross_entropy_vjp,
+        taylor_error,
+        taylor_exp,
+        taylor_minimum,
+        taylor_softmax,
+        taylor_softmax_vjp,
+    )
 
 __all__ = [
     "MitchellError",
     "ShuffleReport",
+    "TaylorError",
+    "TaylorMinimum",
     "__version__",
+    "attention",
     "config",
+    "fast_softmax",
+    "fast_softmax_error",
+    "gelu",
+    "log_taylor_softmax",
+    "log_taylor_softmax_vjp",
     "mitchell",
     "mitchell_conv2d",
     "mitchell_div",
@@ -54,11 +79,21 @@ __all__ = [
     "set_num_threads",
     "shuffle",
     "shuffle_file",
+    "softmax",
+    "taylor_attention",
+    "taylor_cross_entropy",
+    "taylor_cross_entropy_vjp",
+    "taylor_error",
+    "taylor_exp",
+    "taylor_minimum",
+    "taylor_softmax",
+    "taylor_softmax_vjp",
 ]
 
-_MODULES = ("mitchell", "shuffle")
-_LAZY = {"shuffle_file": "shuffle", "ShuffleReport": "shuffle", "MitchellError": "mitchell"}
-_LAZY |= {name: "mitchell" for name in __all__ if name.startswith("mitchell_")}
+_MODULES = ("attention", "mitchell", "shuffle", "softmax")
+_LAZY = dict.fromkeys(("shuffle_file", "ShuffleReport"), "shuffle") | {"taylor_attention": "attention"}
+_LAZY |= {name: "mitchell" for name in __all__ if name.lower().startswith("mitchell") and name != "mitchell"}
+_LAZY |= {name: "softmax" for name in __all__ if name not in _LAZY and name not in _MODULES}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,12 @@ from pathlib import Path
 
 from cffi import FFI
 
-SOURCES = ["dispatch.c", "mitchell.c", "mitchell_gemm.c", "records.c"]
-HEADERS = ["fastk.h", "isa.h", "mitchell.h", "mitchell_lanes.h", "mitchell_scale.h", "mitchell_tile.h", "philox.h"]
+SOURCES = ["dispatch.c", "mitchell.c", "mitchell_gemm.c", "records.c", "taylor.c"]
+HEADERS = [
+    *("fastk.h", "isa.h", "half.h", "philox.h"),
+    *("mitchell.h", "mitchell_lanes.h", "mitchell_scale.h", "mitchell_tile.h"),
+    *("taylor.h", "taylor_lanes.h", "taylor_rows.h"),
+]
 
 
 def _switch(name: str) -> bool:

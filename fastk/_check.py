@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
+from numbers import Real
 from typing import Any
 
 
@@ -18,4 +20,23 @@ def integer(value: Any, name: str, least: int, most: int | None = None, most_tex
     if number < least or (most is not None and number > most):
         allowed = f"at least {least}" if most is None else f"{least} to {most_text or most}"
         raise ValueError(f"{name}={number}: allowed is {allowed}")
+    return number
+
+
+def real(value: Any, name: str, allowed: str) -> float:
+    """`value` as a float, inf if it is too large for one; TypeError if it is no real number, as booleans are none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r}: {allowed}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def finite(value: Any, name: str, above: float | None = None) -> float:
+    """`value` as a float; TypeError or ValueError if it is not a finite real number, or not above what is given."""
+    allowed = "a finite number is needed" if above is None else f"a finite number above {above:g} is needed"
+    number = real(value, name, allowed)
+    if not math.isfinite(number) or (above is not None and number <= above):
+        raise ValueError(f"{name}={value!r}: {allowed}")
     return number

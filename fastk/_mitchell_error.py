@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from ._check import real
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,16 +120,6 @@ class MitchellError(NamedTuple):
     attained_at: tuple[float, ...]
 
 
-def _real(value: Any, name: str, allowed: str) -> float:
-    """`value` as a float, inf if it is too large for one."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise TypeError(f"{name}={value!r}: {allowed}")
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
 def _check_op(op: Any) -> None:
     if not isinstance(op, str):
         raise TypeError(f"op={op!r}: a string is needed, one of {', '.join(OPS)}")
@@ -154,7 +145,7 @@ def resolve(op: str, correction: str | float | None = None) -> Correction:
         if correction == "refined":
             return Correction(True, 0.0, 0.0)
         return Correction(False, BIAS[op][correction], BIAS["log2"][correction] if op == "pow" else 0.0)
-    bias = _real(correction, "correction", allowed)
+    bias = real(correction, "correction", allowed)
     if not abs(bias) <= LIMIT:
         raise ValueError(f"correction={correction!r}: {allowed}")
     return Correction(False, bias, 0.0)
@@ -549,7 +540,7 @@ def mitchell_error(op: str, correction: str | float | None = None, *, exponent: 
         return _cached_error(op, c, None)
     if op != "pow":
         raise ValueError(f"exponent={exponent!r}: allowed with op='pow' only, not with {op!r}")
-    power = _real(exponent, "exponent", "a real number is needed")
+    power = real(exponent, "exponent", "a real number is needed")
     if not math.isfinite(power):
         raise ValueError(f"exponent={exponent!r}: a finite number is needed")
     return _cached_error(op, c, power)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ._arrays import Output, check_out, readable
 from ._backend import c
 from ._check import integer
 from ._mitchell_error import OPS, Correction, MitchellError, mitchell_error, plot_error, resolve
@@ -319,48 +320,6 @@ def _pieces(length: int, count: int, multiple: int) -> list[slice]:
     return [slice(i, min(i + step, length)) for i in range(0, length, step)]
 
 
-def _readable(a: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if a.dtype == dtype and a.flags.aligned:
-        return a
-    with np.errstate(all="ignore"):  # a signalling nan is not worth a warning
-        return np.require(a, dtype, "A")
-
-
-class _Output:
-    """An array that a kernel can write, and how it gets to where it was asked for."""
-
-    def __init__(
-        self, out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: NDArray[Any]
-    ) -> None:
-        self.array: NDArray[Any]
-        self.out: NDArray[Any]
-        direct = out is not None and out.dtype == dtype and out.flags.aligned
-        if out is not None and direct and not any(np.may_share_memory(out, a) for a in inputs):
-            self.array = self.out = out
-        else:
-            self.array = np.empty(shape, dtype)
-            self.out = self.array if out is None else out
-
-    def delivered(self) -> NDArray[Any]:
-        if self.array is not self.out:
-            with np.errstate(all="ignore"):
-                np.copyto(self.out, self.array, casting="same_kind")
-        return self.out
-
-
-def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    if out is None:
-        return
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out={out!r}: an array is needed")
-    if out.shape != shape:
-        raise ValueError(f"out: shape {out.shape}; allowed is {shape}")
-    if out.dtype.kind in "OSUT" or not np.can_cast(dtype, out.dtype, "same_kind"):
-        raise TypeError(f"out: dtype {out.dtype}; allowed is what {dtype} casts to")
-    if not out.flags.writeable:
-        raise ValueError("out: the array is read-only")
-
-
 def _gemm(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], products: _Products, correction: Correction) -> None:
     """Stacks of matrices, one axis of stacking; the largest extent is split over the threads."""
     (stack, m, k), n = a.shape, b.shape[2]
@@ -464,10 +423,10 @@ def mitchell_matmul(
     except ValueError:
         raise ValueError(f"a, b: shapes {a.shape} and {b.shape}; the stacks do not broadcast") from None
     squeezed = (*stack, *left.shape[-2:-1][: a.ndim > 1], *right.shape[-1:][: b.ndim > 1])
-    _check_out(out, squeezed, products.sum)
+    check_out(out, squeezed, products.sum)
 
-    output = _Output(out, squeezed, products.sum, a, b)
-    left, right = _readable(left, products.operand), _readable(right, products.operand)
+    output = Output(out, squeezed, products.sum, a, b)
+    left, right = readable(left, products.operand), readable(right, products.operand)
     full = output.array.reshape((*stack, left.shape[-2], right.shape[-1]))
     if full.size:
         if not stack:
@@ -516,7 +475,7 @@ def mitchell_dot(
     a, b = np.asarray(a), np.asarray(b)
     if not (a.ndim and b.ndim):
         product: NDArray[Any] = np.asarray(mitchell_ufunc("mul", correction)(a, b))
-        _check_out(out, product.shape, product.dtype)
+        check_out(out, product.shape, product.dtype)
         if out is None:
             return product
         np.copyto(out, product, casting="same_kind")
@@ -529,8 +488,8 @@ def mitchell_dot(
         raise ValueError(f"a, b: shapes {a.shape} and {b.shape}; {inner} columns meet {columns.shape[0]} rows")
     shape = (*a.shape[:-1], *(columns.shape[1:] if b.ndim > 1 else ()))
     products = _products(a.dtype, b.dtype, "a, b")
-    _check_out(out, shape, products.sum)
-    output = _Output(out, shape, products.sum, a, b)
+    check_out(out, shape, products.sum)
+    output = Output(out, shape, products.sum, a, b)
     left = a.reshape(math.prod(a.shape[:-1]), inner)
     right = columns.reshape(inner, math.prod(columns.shape[1:]))
     output.array[...] = mitchell_matmul(left, right, correction=correction).reshape(shape)
@@ -619,9 +578,9 @@ def mitchell_conv2d(
     out_h, out_w = (left // step + 1 for left, step in zip(room, steps, strict=True))
     out = np.zeros((images, m, out_h * out_w), products.sum)
     if out.size and kernel[0]:
-        weights = np.ascontiguousarray(_readable(w, products.operand)).reshape(m, -1)
+        weights = np.ascontiguousarray(readable(w, products.operand)).reshape(m, -1)
         geometry = (kernel[1], kernel[2], out_w, *steps, *pads, *gaps)
-        _convolve(_readable(x, products.operand), weights, out, parts, geometry, products, method)
+        _convolve(readable(x, products.operand), weights, out, parts, geometry, products, method)
     return out.reshape(images, m, out_h, out_w)
 
 

@@ -23,8 +23,8 @@ except ImportError as error:
 else:
     ffi, lib = _core.ffi, _core.lib
 
-POINTERS = {np.uint8: "uint8_t[]", np.uint16: "uint16_t[]", np.uint32: "uint32_t[]", np.uint64: "uint64_t[]"}
-STRIDED = {np.int32: "int32_t", np.float32: "float", np.float64: "double"}
+POINTERS = {np.uint8: "uint8_t", np.uint16: "uint16_t", np.uint32: "uint32_t", np.uint64: "uint64_t"}
+POINTERS |= {np.int32: "int32_t", np.int64: "int64_t", np.float32: "float", np.float64: "double"}
 
 
 def available_isa() -> tuple[str, ...]:
@@ -44,12 +44,13 @@ def compiler() -> str:
 
 
 def _pointer(parameter: Parameter, array: np.ndarray[Any, Any]) -> Iterable[Any]:
+    element = POINTERS[parameter.dtype]  # type: ignore[index]
     if not parameter.strided:
-        return (ffi.from_buffer(POINTERS[parameter.dtype], array),)  # type: ignore[index]
+        return (ffi.from_buffer(element + "[]", array),)
     if array.flags.c_contiguous and array.size:
-        return ffi.from_buffer(STRIDED[parameter.dtype] + "[]", array), *array.strides  # type: ignore[index]
+        return ffi.from_buffer(element + "[]", array), *array.strides
     address = array.__array_interface__["data"][0]
-    return ffi.cast(STRIDED[parameter.dtype] + "*", address), *array.strides  # type: ignore[index]
+    return ffi.cast(element + "*", address), *array.strides
 
 
 def bind(name: str) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ import numpy as np
 from .._check import integer
 
 DTYPES: dict[str, type[np.generic]] = {"u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64}
-DTYPES |= {"i32": np.int32, "f32": np.float32, "f64": np.float64}
+DTYPES |= {"i32": np.int32, "i64": np.int64, "f32": np.float32, "f64": np.float64}
 
 SIGNATURES = [
     "void philox_fill(u64 key0, u64 key1, u64 start, u64[n] out, size n)",
@@ -54,6 +54,21 @@ SIGNATURES = [
             " {result}[images,m,n] c, size images, size channels, size h, size w, size m, size k, size n, size first,"
             " size groups, size kernel_h, size kernel_w, size out_w, size stride_h, size stride_w, size pad_h,"
             " size pad_w, size dilation_h, size dilation_w, i64 bias, flag refined, u8[room] work, size room)",
+        )
+    ),
+    *(
+        signature.format(name=name, kind=kind)
+        for name, kind in (("f16", "u16"), ("bf16", "u16"), ("f32", "f32"), ("f64", "f64"))
+        for signature in (
+            "void taylor_plain_{name}(u8 op, const {kind}[size] x, {kind}[size] out, size size, size n,"
+            " const f64[34] plan)",
+            "void taylor_rows_{name}(u8 op, const {kind}[rows,m,n] x, const {kind}[rows,m,n] g,"
+            " const u8[rows,m,n] where, {kind}[rows,m,n] out, size rows, size m, size n, flag masked,"
+            " const f64[34] plan)",
+            "void taylor_loss_{name}(const {kind}[rows,n] x, const i64[rows] label, f64[rows] loss, size rows, size n,"
+            " const f64[34] plan)",
+            "void taylor_loss_vjp_{name}(const f64[rows] g, const {kind}[rows,n] x, const i64[rows] label,"
+            " {kind}[rows,n] out, size rows, size n, const f64[34] plan)",
         )
     ),
 ]
@@ -139,26 +154,45 @@ class Kernel:
         return cls(name, returns, tuple(parameters))
 
     def checked(self, function: Callable[..., Any], convert: Callable[[Any, Any], Iterable[Any]]) -> Callable[..., Any]:
-        """Wrap a backend's function: everything is checked and arrays converted; no other code reaches the kernel."""
-        scalars = [(i, f"{self.name}: {p.name}", *RANGES[p.kind]) for i, p in enumerate(self.parameters) if not p.dtype]
-        arrays = [(i, p) for i, p in enumerate(self.parameters) if p.dtype]
-        count = len(self.parameters)
+        """Wrap a backend's function: everything is checked and arrays converted; no other code reaches the kernel.
 
-        def call(*arguments: Any) -> Any:
-            if len(arguments) != count:
-                raise TypeError(f"{self.name} takes {count} arguments, got {len(arguments)}")
-            converted: list[Any] = list(arguments)
-            for i, name, least, most in scalars:
-                value = arguments[i]
-                if type(value) is not int or not least <= value <= most:
-                    converted[i] = integer(value, name, least, most)
-            for i, parameter in arrays:
-                if error := parameter.refusal(arguments[i], converted):
-                    raise type(error)(f"{self.name}: {error}")
-            for i, parameter in reversed(arrays):
-                converted[i : i + 1] = convert(parameter, arguments[i])
-            return function(*converted)
+        The wrapper is written out for the kernel: what is right, as it nearly always is, passes in a few comparisons.
+        """
+        names = [f"{p.name}_" for p in self.parameters]
+        scope: dict[str, Any] = {"function": function, "convert": convert, "integer": integer, "ndarray": np.ndarray}
+        lines = []
 
+        def refuse(i: int, arguments: Any) -> None:
+            if error := self.parameters[i].refusal(arguments[i], arguments):
+                raise type(error)(f"{self.name}: {error}")
+
+        def count(given: int) -> TypeError:
+            return TypeError(f"{self.name} takes {len(names)} arguments, got {given}")
+
+        scope |= {"refuse": refuse, "count": count}
+        for name, p in zip(names, self.parameters, strict=True):
+            if not p.dtype:
+                least, most = RANGES[p.kind]
+                right = f"type({name}) is int and {least} <= {name} <= {most}"
+                lines.append(f"if not ({right}): {name} = integer({name}, {f'{self.name}: {p.name}'!r}, {least}, {most})")
+        for i, (name, p) in enumerate(zip(names, self.parameters, strict=True)):
+            if p.dtype:
+                scope |= {f"dtype_{i}": np.dtype(p.dtype), f"parameter_{i}": p}
+                extents = [names[extent] for extent in p.extents]
+                right = f"type({name}) is ndarray and {name}.dtype is dtype_{i} and (flags := {name}.flags).aligned"
+                right += "" if p.constant else " and flags.writeable"
+                if p.strided:
+                    right += f" and {name}.shape == ({', '.join(extents)},)"
+                else:
+                    right += f" and flags.c_contiguous and {name}.size >= {p.times}{''.join(f' * {n}' for n in extents)}"
+                lines.append(f"if not ({right}): refuse({i}, ({', '.join(names)},))")
+        passed = [f"*convert(parameter_{i}, {n})" if p.dtype else n
+                  for i, (n, p) in enumerate(zip(names, self.parameters, strict=True))]  # fmt: skip
+        source = ["def call(*given):", f"    if len(given) != {len(names)}: raise count(len(given))"]
+        source += [f"    {', '.join(names)}, = given", *(f"    {line}" for line in lines)]
+        source += [f"    return function({', '.join(passed)})"]
+        exec("\n".join(source), scope)
+        call: Callable[..., Any] = scope["call"]
         call.__name__ = self.name
         return call
 

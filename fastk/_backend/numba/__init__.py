@@ -9,15 +9,15 @@ import numba
 import numpy as np
 
 from ..kernels import KERNELS, Kernel, Parameter
-from . import mitchell_gemm, records
+from . import mitchell_gemm, records, taylor
 
-MODULES = (records, mitchell_gemm)
+MODULES = (records, mitchell_gemm, taylor)
 
 # Positions and sizes are signed here: numba turns uint64 combined with int64 into float64.
 SCALARS = dict.fromkeys(("size", "fanout", "bits", "u32", "i64", "flag"), numba.int64)
 SCALARS |= {"u64": numba.uint64, "u8": numba.uint8}
 ARRAYS = {np.uint8: numba.uint8, np.uint16: numba.uint16, np.uint32: numba.uint32, np.uint64: numba.uint64}
-ARRAYS |= {np.int32: numba.int32, np.float32: numba.float32, np.float64: numba.float64}
+ARRAYS |= {np.int32: numba.int32, np.int64: numba.int64, np.float32: numba.float32, np.float64: numba.float64}
 
 
 def _array(parameter: Parameter) -> Any:
