@@ -531,14 +531,14 @@ def _losses(
     if index.dtype.kind not in "iu" and index.size:
         raise TypeError(f"labels: dtype {index.dtype}; allowed are integers")
     if index.shape != x.shape[:-1]:
-        raise ValueError(f"labels: shape {index.shape}; allowed is {x.shape[:-1]}, that of logits but for the last axis")
+        raise ValueError(f"labels: shape {index.shape}; allowed is {x.shape[:-1]}, that of logits but its last axis")
     wrong = (index < 0) | (index >= x.shape[-1])
     if wrong.any():
         first = index[wrong].flat[0]
         raise ValueError(f"labels: {first}; allowed is 0 to {x.shape[-1] - 1}")
     rows = _stored(x).reshape(index.size, x.shape[-1])
     numbers = plan(order, rate, False, offset)
-    return rows, np.require(index, np.int64, "CA").reshape(-1), numbers, KINDS[x.dtype]
+    return rows, np.require(index, np.int64, ["C", "A"]).reshape(-1), numbers, KINDS[x.dtype]
 
 
 def _by_rows(call: Any, rows: int, columns: int) -> None:
@@ -640,7 +640,7 @@ def taylor_cross_entropy_vjp(
         raise ValueError(f"g: shape {gradient.shape}; allowed is that of labels, {shape}")
     if gradient.dtype.kind in "OSUTcmM" or not np.can_cast(gradient.dtype, np.float64, "same_kind"):
         raise TypeError(f"g: dtype {gradient.dtype}; allowed is what casts to float64")
-    flat = np.require(gradient, np.float64, "CA").reshape(-1)
+    flat = np.require(gradient, np.float64, ["C", "A"]).reshape(-1)
     x = _floating(logits, "logits")
     out = np.empty(x.shape, x.dtype)
     result = _stored(out).reshape(rows.shape)

@@ -19,6 +19,7 @@ from oracle import BEFORE_FIRST, WORD, Frame
 import fastk
 from fastk._backend import c
 from fastk._backend.kernels import DTYPES, KERNELS, RANGES, TALLY_FIELDS, Kernel, Parameter
+from fastk._taylor import fast_plan, plan
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
@@ -911,6 +912,62 @@ def conv_calls(draw, kind: str) -> list[Any]:
     ]
 
 
+TAYLOR_KINDS = {"f16": np.float16, "bf16": np.float32, "f32": np.float32, "f64": np.float64}
+TAYLOR_OPS = range(9)
+FAST = 4
+ENTRIES = st.sampled_from([0, 1, 2, 15, 16, 17, 63, 64, 65, 129, 1025]) | st.integers(0, 70)
+
+
+def stored_logits(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Numbers as they are stored, and now and then what is no number or huge."""
+    values = rng.standard_normal(shape) * rng.choice([0.01, 1, 4, 30])
+    special = rng.choice([np.nan, np.inf, -np.inf, 1e30, -1e300, 1e-40, 0.0, -0.0], shape)
+    values = np.where(rng.random(shape) < rng.choice([0, 0, 0.02]), special, values)
+    with np.errstate(all="ignore"):
+        values = values.astype(TAYLOR_KINDS[kind])
+    if kind == "bf16":
+        return (values.view(np.uint32) >> 16).astype(np.uint16)
+    return values.view(np.uint16) if kind == "f16" else values
+
+
+@st.composite
+def plans(draw, op: int | None = None) -> np.ndarray:
+    order = draw(st.sampled_from([2, 4, 6, 8, 10, 12]))
+    if op == FAST:
+        return fast_plan(order)
+    margin = draw(st.sampled_from([0.0, 0.5])) if op is None else 0.0
+    return plan(order, draw(st.sampled_from([1.0, 1.0, 0.3, 1e-30])), op is not None and draw(st.booleans()), margin)
+
+
+@st.composite
+def taylor_plain_calls(draw, kind: str) -> list[Any]:
+    rng, op, n = draw(generators), draw(st.sampled_from(TAYLOR_OPS)), draw(ENTRIES)
+    size = n * draw(st.integers(0, 3))
+    x = stored_logits(kind, (size,), rng)
+    return [op, x, np.full_like(x, 7), size, n, draw(plans(op))]
+
+
+@st.composite
+def taylor_rows_calls(draw, kind: str) -> list[Any]:
+    rng, op, n = draw(generators), draw(st.sampled_from(TAYLOR_OPS)), draw(ENTRIES)
+    shape = (draw(st.sampled_from([0, 1, 2, 5, 17])), draw(st.integers(1, 3)), n)
+    x, g, out = (laid_out(stored_logits(kind, shape, rng), rng) for _ in range(3))
+    masked = int(op <= FAST and draw(st.booleans()))
+    where = laid_out((rng.random(shape) < rng.choice([0.1, 0.9])).astype(np.uint8), rng)
+    return [op, x, g, where, out, *shape, masked, draw(plans(op))]
+
+
+@st.composite
+def taylor_loss_calls(draw, kind: str, vjp: bool) -> list[Any]:
+    rng = draw(generators)
+    rows, n = draw(st.integers(0, 5)), draw(ENTRIES.filter(bool))
+    x = laid_out(stored_logits(kind, (rows, n), rng), rng)
+    label, g = rng.integers(0, n, rows), rng.standard_normal(rows)
+    if vjp:
+        return [g, x, label, laid_out(stored_logits(kind, (rows, n), rng), rng), rows, n, draw(plans())]
+    return [x, label, g, rows, n, draw(plans())]
+
+
 ROOM = 1 << 20
 """Bytes of work that are enough for these calls."""
 
@@ -929,6 +986,10 @@ CALLS: dict[str, st.SearchStrategy[list[Any]]] = {
     "gather": gather_calls(),
     **{f"mitchell_gemm_{kind}": gemm_calls(kind) for kind in FLOAT_KINDS},
     **{f"mitchell_conv_{kind}": conv_calls(kind) for kind in FLOAT_KINDS},
+    **{f"taylor_plain_{kind}": taylor_plain_calls(kind) for kind in TAYLOR_KINDS},
+    **{f"taylor_rows_{kind}": taylor_rows_calls(kind) for kind in TAYLOR_KINDS},
+    **{f"taylor_loss_{kind}": taylor_loss_calls(kind, False) for kind in TAYLOR_KINDS},
+    **{f"taylor_loss_vjp_{kind}": taylor_loss_calls(kind, True) for kind in TAYLOR_KINDS},
 }
 """Arguments for every kernel of the table."""
 
@@ -1138,9 +1199,11 @@ def test_wrong_shapes(name, i, unreached):
     sizes = {p.name: 2 + j for j, p in enumerate(kernel.parameters) if p.kind == "size"}
     good = [sizes.get(p.name, value) for p, value in zip(kernel.parameters, plain_arguments(kernel), strict=True)]
     for j, p in enumerate(kernel.parameters):
-        if p.dtype:
+        if p.strided:
             good[j] = np.broadcast_to(np.zeros(1, p.dtype), shape_needed(p, good))
             good[j].flags.writeable = not p.constant
+        elif p.dtype:
+            good[j] = np.zeros(shape_needed(p, good), p.dtype)
     shape = good[i].shape
     assert shape == tuple([good[j] for j in parameter.extents])
     wrong = [shape[1:], (*shape, 1), (1, *shape), shape[::-1], (), (0,) * len(shape)]

@@ -600,6 +600,19 @@ def test_sweep_of_magnitudes(variant, name, kind):
         check(name, *operands(name, near), order=order)
 
 
+@pytest.mark.parametrize("kind", WIDE)
+def test_quotients_beyond_the_range(variant, kind):
+    """x / temperature may be, too: only the highest powers are left, as they are at 2^80."""
+    pattern, scalar = np.array([[4, -3, 2, 0.01, 4]], kind), np.dtype(kind).type
+    x = pattern * scalar(2.0 ** (np.finfo(kind).maxexp - 4))
+    for order in ORDERS:
+        options = {"order": order, "temperature": 1e-12}
+        for name in ("taylor_softmax", "log_taylor_softmax"):
+            close(call(name, x, **options), *truth(name, pattern * scalar(2.0**80), order=order))
+        for name in ("taylor_softmax_vjp", "log_taylor_softmax_vjp"):
+            assert np.isfinite(call(name, *operands(name, x), **options)).all()
+
+
 def outlier_rows(name: str, outlier: float, n: int = 70) -> tuple[np.ndarray, np.ndarray]:
     """Rows of which every other one has the outlier, each elsewhere; and the same with 1.5 in its place."""
     clean = sample(np.random.default_rng(11), (2 * n, n), name)

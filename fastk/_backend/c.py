@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -23,7 +24,7 @@ except ImportError as error:
 else:
     ffi, lib = _core.ffi, _core.lib
 
-POINTERS = {np.uint8: "uint8_t", np.uint16: "uint16_t", np.uint32: "uint32_t", np.uint64: "uint64_t"}
+POINTERS: dict[Any, str] = {np.uint8: "uint8_t", np.uint16: "uint16_t", np.uint32: "uint32_t", np.uint64: "uint64_t"}
 POINTERS |= {np.int32: "int32_t", np.int64: "int64_t", np.float32: "float", np.float64: "double"}
 
 
@@ -43,10 +44,12 @@ def compiler() -> str:
     return str(ffi.string(lib.fastk_compiler()).decode())
 
 
-def _pointer(parameter: Parameter, array: np.ndarray[Any, Any]) -> Iterable[Any]:
-    element = POINTERS[parameter.dtype]  # type: ignore[index]
-    if not parameter.strided:
-        return (ffi.from_buffer(element + "[]", array),)
+def _buffer(parameter: Parameter) -> Callable[[Any], Any]:
+    return partial(ffi.from_buffer, POINTERS[parameter.dtype] + "[]")
+
+
+def _strided(parameter: Parameter, array: np.ndarray[Any, Any]) -> Iterable[Any]:
+    element = POINTERS[parameter.dtype]
     if array.flags.c_contiguous and array.size:
         return ffi.from_buffer(element + "[]", array), *array.strides
     address = array.__array_interface__["data"][0]
@@ -55,7 +58,7 @@ def _pointer(parameter: Parameter, array: np.ndarray[Any, Any]) -> Iterable[Any]
 
 def bind(name: str) -> Callable[..., Any]:
     """One kernel of the active level, its arguments checked. It runs without the GIL."""
-    return KERNELS[name].checked(getattr(lib, f"fastk_{name}"), _pointer)
+    return KERNELS[name].checked(getattr(lib, f"fastk_{name}"), _strided, _buffer)
 
 
 def mitchell_loop() -> int:

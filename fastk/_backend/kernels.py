@@ -153,8 +153,15 @@ class Kernel:
             parameters.append(Parameter(parameter, "array", DTYPES[dtype], bool(constant), count, extents))
         return cls(name, returns, tuple(parameters))
 
-    def checked(self, function: Callable[..., Any], convert: Callable[[Any, Any], Iterable[Any]]) -> Callable[..., Any]:
+    def checked(
+        self,
+        function: Callable[..., Any],
+        convert: Callable[[Any, Any], Iterable[Any]],
+        direct: Callable[[Any], Callable[[Any], Any]] | None = None,
+    ) -> Callable[..., Any]:
         """Wrap a backend's function: everything is checked and arrays converted; no other code reaches the kernel.
+
+        `direct(parameter)`, if given, is what converts a contiguous array to one argument.
 
         The wrapper is written out for the kernel: what is right, as it nearly always is, passes in a few comparisons.
         """
@@ -174,7 +181,8 @@ class Kernel:
             if not p.dtype:
                 least, most = RANGES[p.kind]
                 right = f"type({name}) is int and {least} <= {name} <= {most}"
-                lines.append(f"if not ({right}): {name} = integer({name}, {f'{self.name}: {p.name}'!r}, {least}, {most})")
+                described = f"{self.name}: {p.name}"
+                lines.append(f"if not ({right}): {name} = integer({name}, {described!r}, {least}, {most})")
         for i, (name, p) in enumerate(zip(names, self.parameters, strict=True)):
             if p.dtype:
                 scope |= {f"dtype_{i}": np.dtype(p.dtype), f"parameter_{i}": p}
@@ -184,10 +192,16 @@ class Kernel:
                 if p.strided:
                     right += f" and {name}.shape == ({', '.join(extents)},)"
                 else:
-                    right += f" and flags.c_contiguous and {name}.size >= {p.times}{''.join(f' * {n}' for n in extents)}"
+                    needed = " * ".join([str(p.times), *extents])
+                    right += f" and flags.c_contiguous and {name}.size >= {needed}"
                 lines.append(f"if not ({right}): refuse({i}, ({', '.join(names)},))")
-        passed = [f"*convert(parameter_{i}, {n})" if p.dtype else n
-                  for i, (n, p) in enumerate(zip(names, self.parameters, strict=True))]  # fmt: skip
+        passed = list(names)
+        for i, p in enumerate(self.parameters):
+            if p.dtype and direct and not p.strided:
+                scope[f"direct_{i}"] = direct(p)
+                passed[i] = f"direct_{i}({names[i]})"
+            elif p.dtype:
+                passed[i] = f"*convert(parameter_{i}, {names[i]})"
         source = ["def call(*given):", f"    if len(given) != {len(names)}: raise count(len(given))"]
         source += [f"    {', '.join(names)}, = given", *(f"    {line}" for line in lines)]
         source += [f"    return function({', '.join(passed)})"]
