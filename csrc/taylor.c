@@ -156,6 +156,35 @@ static int contiguous(const struct task *t, const struct view *view, int width) 
                 memcpy(TO, FROM, sizeof(T));                                                                           \
         break
 
+/* `lines` lines of `n` words of 4 bytes each, to n lines of so many words; lines are so many bytes apart. */
+static void transpose(const char *from, intptr_t from_line, char *to, intptr_t to_line, size_t lines, size_t n) {
+    size_t i = 0;
+    for (; i + 4 <= lines; i += 4) {
+        const char *p = from + (intptr_t)i * from_line;
+        char *q = to + i * 4;
+        size_t k = 0;
+#ifdef FASTK_X86
+        for (; k + 4 <= n; k += 4) {
+            __m128 a = _mm_loadu_ps((const float *)(const void *)(p + 4 * k));
+            __m128 b = _mm_loadu_ps((const float *)(const void *)(p + from_line + 4 * (intptr_t)k));
+            __m128 c = _mm_loadu_ps((const float *)(const void *)(p + 2 * from_line + 4 * (intptr_t)k));
+            __m128 d = _mm_loadu_ps((const float *)(const void *)(p + 3 * from_line + 4 * (intptr_t)k));
+            _MM_TRANSPOSE4_PS(a, b, c, d);
+            _mm_storeu_ps((float *)(void *)(q + (intptr_t)k * to_line), a);
+            _mm_storeu_ps((float *)(void *)(q + ((intptr_t)k + 1) * to_line), b);
+            _mm_storeu_ps((float *)(void *)(q + ((intptr_t)k + 2) * to_line), c);
+            _mm_storeu_ps((float *)(void *)(q + ((intptr_t)k + 3) * to_line), d);
+        }
+#endif
+        for (; k < n; k++)
+            for (int j = 0; j < 4; j++)
+                memcpy(q + (intptr_t)k * to_line + 4 * j, p + j * from_line + 4 * (intptr_t)k, 4);
+    }
+    for (; i < lines; i++)
+        for (size_t k = 0; k < n; k++)
+            memcpy(to + (intptr_t)k * to_line + 4 * i, from + (intptr_t)i * from_line + 4 * k, 4);
+}
+
 /* Elements at .. at + n of some rows, `pitch` elements from row to row. */
 static void gather(const struct task *t, const struct view *view, int width, size_t r, size_t tile, size_t at, size_t n,
                    size_t pitch, void *to) {
@@ -167,28 +196,34 @@ static void gather(const struct task *t, const struct view *view, int width, siz
         const intptr_t row = view->row, step = view->step;
 #define HERE p + (intptr_t)i *row + (intptr_t)k *step
 #define THERE(T) q + (i * pitch + k) * sizeof(T)
-        switch (width) {
-            MOVE(uint8_t, THERE(uint8_t), HERE);
-            MOVE(uint16_t, THERE(uint16_t), HERE);
-            MOVE(uint32_t, THERE(uint32_t), HERE);
-            MOVE(uint64_t, THERE(uint64_t), HERE);
-        }
+        if (width == 4 && row == 4)
+            transpose(p, step, q, (intptr_t)pitch * 4, count, tile);
+        else
+            switch (width) {
+                MOVE(uint8_t, THERE(uint8_t), HERE);
+                MOVE(uint16_t, THERE(uint16_t), HERE);
+                MOVE(uint32_t, THERE(uint32_t), HERE);
+                MOVE(uint64_t, THERE(uint64_t), HERE);
+            }
     }
 }
 
-static void scatter(const struct task *t, int width, size_t r, size_t at, size_t n, const void *from) {
-    const size_t tile = 1, pitch = 0;
+static void scatter(const struct task *t, int width, size_t r, size_t tile, size_t at, size_t n, size_t pitch,
+                    const void *from) {
     for (size_t done = 0, count; done < n; done += count) {
         const size_t j = t->m == 1 ? at + done : (at + done) % t->n;
         count = n - done < t->n - j ? n - done : t->n - j;
         char *const p = element(t, &t->out, r, at + done);
         const char *const q = (const char *)from + done * (size_t)width;
-        const intptr_t row = 0, step = t->out.step;
-        switch (width) {
-            MOVE(uint16_t, HERE, THERE(uint16_t));
-            MOVE(uint32_t, HERE, THERE(uint32_t));
-            MOVE(uint64_t, HERE, THERE(uint64_t));
-        }
+        const intptr_t row = t->out.row, step = t->out.step;
+        if (width == 4 && row == 4)
+            transpose(q, (intptr_t)pitch * 4, p, step, tile, count);
+        else
+            switch (width) {
+                MOVE(uint16_t, HERE, THERE(uint16_t));
+                MOVE(uint32_t, HERE, THERE(uint32_t));
+                MOVE(uint64_t, HERE, THERE(uint64_t));
+            }
     }
 }
 
@@ -530,7 +565,7 @@ static void entropy(struct task *t, int level, const int64_t *labels, double *lo
                 const struct wide d = wide_slope(plan, z), f = wide_value(plan, plan + PLAN_VALUE, order, z);
                 room.out[label - at] = -scaled(d.size / f.size, d.power - f.power) * (odds.others / sum) * g[r];
             }
-            stored_64(t, lanes, r, at, count, room.out, room.raw);
+            stored_64(t, lanes, r, 1, at, count, 0, room.out, room.raw);
         }
     }
 }

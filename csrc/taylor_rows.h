@@ -21,7 +21,7 @@ struct NAME(room) {
     REAL x[ROOM], g[ROOM], out[ROOM];
     WORD mask[ROOM];
     uint64_t raw[ROOM];
-    _Alignas(64) REAL kept[KEPT_BYTES / sizeof(REAL)];
+    _Alignas(64) REAL kept[KEPT_BYTES / sizeof(REAL) + GROUP];
     REAL state[TILE][STATE];
 };
 
@@ -122,20 +122,20 @@ FASTK_INLINE void NAME(run_pass)(const struct task *t, const NAME(lanes) * lanes
     (t, entry[0], row, x + whole, g ? g + whole : NULL, mask + whole, out ? out + whole : NULL, rest, state);
 }
 
-/* One row of results to where they go. */
-static void NAME(stored)(const struct task *t, const NAME(lanes) * lanes, size_t r, size_t at, size_t n,
-                         const REAL *from, uint64_t *raw) {
-    const int width = WIDTHS[t->storage];
-    const int there = contiguous(t, &t->out, width);
+/* Results of some rows to where they go. */
+static void NAME(stored)(const struct task *t, const NAME(lanes) * lanes, size_t r, size_t rows, size_t at, size_t n,
+                         size_t pitch, const REAL *from, uint64_t *raw) {
+    const int width = WIDTHS[t->storage], there = rows == 1 && contiguous(t, &t->out, width);
     const void *own = from;
     if (t->storage != OWN) {
-        void *const to = there ? element(t, &t->out, r, at) : (char *)raw;
-        lanes->narrow[t->storage](from, to, n);
+        char *const to = there ? element(t, &t->out, r, at) : (char *)raw;
+        for (size_t i = 0; i < rows; i++)
+            lanes->narrow[t->storage](from + i * pitch, to + i * pitch * (size_t)width, n);
         own = to;
     } else if (there)
         memcpy(element(t, &t->out, r, at), from, n * sizeof *from);
     if (!there)
-        scatter(t, width, r, at, n, own);
+        scatter(t, width, r, rows, at, n, pitch, own);
 }
 
 /* The sum of 16 lanes, which start anew. */
@@ -264,15 +264,17 @@ FASTK_INLINE void NAME(tile_of_rows)(const struct task *t, struct NAME(row) * ro
         for (size_t i = 0; i < rows; i++) {
             if (irregular >> i & 1)
                 continue;
-            REAL *const out = there ? (REAL *)(void *)element(t, &t->out, first, at) : room->out;
+            REAL *const out = there ? (REAL *)(void *)element(t, &t->out, first, at) : room->out + i * s.pitch;
             const struct NAME(block) kept = {room->kept + i * n + at, NULL, NULL, 0};
             row->now = s.now[i];
             NAME(run_pass)
             (t, lanes, keeps ? PASS_SCALE : passes[2], row, keeps ? &kept : &s.block, keeps ? 0 : i * s.pitch, out,
              count, NULL);
-            if (!there)
-                NAME(stored)(t, lanes, first + i, at, count, out, room->raw);
+            if (!there && irregular)
+                NAME(stored)(t, lanes, first + i, 1, at, count, 0, out, room->raw);
         }
+        if (!there && !irregular)
+            NAME(stored)(t, lanes, first, rows, at, count, s.pitch, room->out, room->raw);
     }
     for (size_t i = 0; i < rows; i++)
         if (irregular >> i & 1)
@@ -287,6 +289,9 @@ static void NAME(short_rows)(const struct task *t, struct NAME(row) * row, const
     /* Into the cache: what is written next, and the next row, which begins on a page that the processor does not see
      * coming. Long rows would push themselves out, and gain only if they come from memory. */
     const int ahead = n <= FEW || t->rows * n > MANY;
+    const int close = t->x.row == (intptr_t)(n * sizeof(REAL));
+    const NAME(pass) *const entry = lanes->pass[fast ? PASS_SUM_FAST : PASS_SUM][t->kind];
+    const NAME(pass) scale = lanes->pass[PASS_SCALE][t->kind][1];
     REAL *const state = room->state[0];
     memset(state, 0, LANES * sizeof *state);
     for (size_t r = 0; r < t->rows; r++) {
@@ -294,7 +299,7 @@ static void NAME(short_rows)(const struct task *t, struct NAME(row) * row, const
         REAL *const out = (REAL *)(void *)element(t, &t->out, r, 0);
         const REAL *const next =
             ahead && r + 1 < t->rows ? (const REAL *)(const void *)element(t, &t->x, r + 1, 0) : NULL;
-        const struct NAME(block) block = {x, ahead ? out : NULL, NULL, 0}, kept = {room->kept, next, NULL, 0};
+        const struct NAME(block) block = {x, ahead ? out : NULL, NULL, 0};
         if (fast) {
             REAL lane[LANES];
             for (int k = 0; k < LANES; k++)
@@ -304,13 +309,23 @@ static void NAME(short_rows)(const struct task *t, struct NAME(row) * row, const
         }
         double sum = 0;
         for (size_t at = 0; at < n; at += SUM_BLOCK) {
-            const size_t count = n - at < SUM_BLOCK ? n - at : SUM_BLOCK;
-            NAME(run_pass)(t, lanes, fast ? PASS_SUM_FAST : PASS_SUM, row, &block, at, room->kept + at, count, state);
+            const size_t count = n - at < SUM_BLOCK ? n - at : SUM_BLOCK, rest = count % GROUP, whole = count - rest;
+            if (whole)
+                entry[t->plain](row, x + at, block.g ? out + at : NULL, NAME(all), room->kept + at, whole, state);
+            if (rest && (t->rows - r) * n - at - whole >= GROUP && close)
+                /* What follows in memory is masked. */
+                entry[0](row, x + at + whole, NULL, NAME(some) + GROUP - rest, room->kept + at + whole, GROUP, state);
+            else if (rest)
+                NAME(run_rest)(t, entry[0], row, x + at + whole, NULL, NULL, room->kept + at + whole, rest, state);
             sum += (double)NAME(tree)(state);
         }
         if (sum < (double)LARGEST) {
             row->now.factor = (REAL)(1 / sum);
-            NAME(run_pass)(t, lanes, PASS_SCALE, row, &kept, 0, out, n, NULL);
+            const size_t whole = n - n % GROUP;
+            if (whole)
+                scale(row, room->kept, next, NULL, out, whole, NULL);
+            for (size_t i = whole; i < n; i++)
+                out[i] = room->kept[i] * row->now.factor;
         } else
             irregular_row(t, r);
     }
@@ -337,7 +352,7 @@ static void NAME(rows)(const struct task *t, const NAME(lanes) * lanes) {
                 NAME(run_pass)
                 (t, lanes, PASSES_OF_OP[t->op][2], &row, &(struct NAME(block)){x, NULL, NULL, 0}, 0, out, count, NULL);
                 if (!there)
-                    NAME(stored)(t, lanes, r, at, count, out, room.raw);
+                    NAME(stored)(t, lanes, r, 1, at, count, 0, out, room.raw);
             }
         return;
     }

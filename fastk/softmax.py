@@ -247,9 +247,9 @@ def _apply(
 
 def _rate(temperature: float, x: Array) -> float:
     number = finite(temperature, "temperature", above=0)
-    most = np.finfo(np.float64 if x.dtype == np.float64 else np.float32).max
-    if 1 / number > most:
-        raise ValueError(f"temperature={temperature!r}: 1 / temperature is more than {most:g}, the largest number")
+    most = float(np.finfo(np.float64 if x.dtype == np.float64 else np.float32).max)
+    if number * most < 1:
+        raise ValueError(f"temperature={temperature!r}: allowed is at least {1 / most:g}, whose reciprocal is a number")
     return 1 / number
 
 

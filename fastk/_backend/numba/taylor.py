@@ -260,7 +260,7 @@ class Variable:
 
 
 class Block:
-    """A block of a row, while the pass over it is built: `at` is where the loop is, `apart` the step between vectors."""
+    """A block of a row, while a pass over it is built: `at` is where the loop is, `apart` the step between vectors."""
 
     def __init__(self, builder: Any, real: Any, kind: int, plain: bool, arguments: Any) -> None:
         self.builder, self.element, self.kind, self.plain = builder, real, kind, plain
@@ -387,8 +387,11 @@ def slope(b: Block, x: Lanes) -> Lanes:
 
 
 def fast(b: Block) -> Lanes:
+    """In the units of its plan, lead is 1."""
     t = (b.load(b.x) - b.current(MAX)) * b.f.entry(SCALE)
-    y = value(b, t) * b.f.entry(LEAD)
+    y = b.f.pair(0, t)
+    if b.kind != ORDER_2:
+        y = y * b.f.pair(1, t) if b.kind == ORDER_4 else b.f.times_pairs(y, 1, t)
     for _ in range(5):
         y = y * y
     return pick(t < b.f.entry(FLOOR), 0.0, y)
@@ -617,20 +620,20 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     PASS_MAX: Recipe(pass_max, 1, 4, False, True),
-    PASS_SUM: Recipe(pass_sum, 1, 4, 1, True),
-    PASS_PUT: Recipe(pass_put, 0, 2, 1, True),
+    PASS_SUM: Recipe(pass_sum, 1, 4, True, True),
+    PASS_PUT: Recipe(pass_put, 0, 2, True, True),
     PASS_SCALE: Recipe(pass_scale, 0, 4, False, False),
-    PASS_SUM_VJP: Recipe(pass_sum_vjp, 2, 4, 1, False),
-    PASS_PUT_VJP: Recipe(pass_put_vjp, 0, 2, 1, False),
-    PASS_SUM_LOGVJP: Recipe(pass_sum_logvjp, 2, 4, 1, False),
-    PASS_PUT_LOGVJP: Recipe(pass_put_logvjp, 0, 2, 1, False),
-    PASS_SUM_FAST: Recipe(pass_sum_fast, 1, 4, 1, True),
-    PASS_PUT_FAST: Recipe(pass_put_fast, 0, 2, 1, False),
-    PASS_SUM_LOG: Recipe(pass_sum_log, 2, 1, 1, False),
-    PASS_PUT_LOG: Recipe(pass_put_log, 0, 1, 1, False),
+    PASS_SUM_VJP: Recipe(pass_sum_vjp, 2, 4, True, False),
+    PASS_PUT_VJP: Recipe(pass_put_vjp, 0, 2, True, False),
+    PASS_SUM_LOGVJP: Recipe(pass_sum_logvjp, 2, 4, True, False),
+    PASS_PUT_LOGVJP: Recipe(pass_put_logvjp, 0, 2, True, False),
+    PASS_SUM_FAST: Recipe(pass_sum_fast, 1, 4, True, True),
+    PASS_PUT_FAST: Recipe(pass_put_fast, 0, 2, True, False),
+    PASS_SUM_LOG: Recipe(pass_sum_log, 2, 1, True, False),
+    PASS_PUT_LOG: Recipe(pass_put_log, 0, 1, True, False),
     PASS_SUM_LOG_PAIR: Recipe(pass_sum_log_pair, 4, 1, False, False),
     PASS_PUT_LOG_PAIR: Recipe(pass_put_log_pair, 0, 1, False, False),
-    PASS_EXP: Recipe(pass_exp, 0, 2, 1, False),
+    PASS_EXP: Recipe(pass_exp, 0, 2, True, False),
     PASS_GELU: Recipe(pass_gelu, 0, 1, False, False),
     PASS_GELU_TANH: Recipe(pass_gelu_tanh, 0, 1, False, False),
     PASS_GELU_SIGMOID: Recipe(pass_gelu_sigmoid, 0, 1, False, False),
@@ -638,7 +641,7 @@ RECIPES = {
 LOGS = (PASS_SUM_LOG, PASS_PUT_LOG, PASS_SUM_LOG_PAIR, PASS_PUT_LOG_PAIR)
 
 
-PASS = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()] * 6 + [INT, ir.IntType(8).as_pointer(), INT])
+PASS = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer()] * 6 + [INT, BYTE.as_pointer(), INT])
 
 
 def build_pass(module: Any, real: Any, which: int, kind: int, plain: bool) -> Any:
@@ -750,11 +753,16 @@ def set_number(typing_context, start, k, wide, value):
 
 
 @intrinsic
-def byte_at(typing_context, place):
-    def generate(context, builder, signature, arguments):
-        return builder.zext(builder.load(located(builder, arguments[0], BYTE)), INT)
+def integer_at(typing_context, place, size):
+    """Of so many bytes, a literal."""
+    if not isinstance(size, types.IntegerLiteral):
+        return None
 
-    return types.int64(types.int64), generate
+    def generate(context, builder, signature, arguments):
+        value = builder.load(located(builder, arguments[0], ir.IntType(8 * size.literal_value)))
+        return builder.zext(value, INT) if size.literal_value < 8 else value
+
+    return types.int64(types.int64, size), generate
 
 
 @intrinsic
@@ -890,3 +898,740 @@ def convert_vectors(typing_context, code, start, to, n):
     return types.void(*[types.int64] * 4), generate
 
 
+# ---- what a call is about: t, its words
+
+compiled = njit(error_model="numpy", forceinline=False, cache=True)
+inlined = njit(error_model="numpy", forceinline=True)
+
+
+@inlined
+def room(t, at):
+    return address(t) + at
+
+
+@inlined
+def plan_at(t, k):
+    return number_at(t[PLAN], k, ONE)
+
+
+@inlined
+def real_bytes(t):
+    return 4 + 4 * t[WIDE]
+
+
+@inlined
+def stored_bytes(t):
+    return 2 if t[STORAGE] <= BF16 else 4 if t[STORAGE] == F32 else 8
+
+
+@inlined
+def is_own(t):
+    """Whether elements are stored as they are computed."""
+    return t[STORAGE] == F32 + t[WIDE]
+
+
+@inlined
+def in_pairs(t):
+    return t[OP] == LOG and t[STORAGE] == F64
+
+
+@inlined
+def takes_g(t):
+    return t[OP] == SOFTMAX_VJP or t[OP] == LOG_VJP
+
+
+@inlined
+def element(t, view, r, at):
+    i = 0 if t[M] == 1 else at // t[N]
+    return t[view] + r * t[view + ROW] + i * t[view + OUTER] + (at - i * t[N]) * t[view + STEP]
+
+
+@inlined
+def contiguous(t, view):
+    width = stored_bytes(t)
+    return (t[view + STEP] == width or t[N] == 1) and (t[M] == 1 or t[view + OUTER] == t[N] * width)
+
+
+@inlined
+def stretch(t, at, n):
+    """How many of n elements from a place on are one step apart."""
+    return min(n, t[N] - (at if t[M] == 1 else at % t[N]))
+
+
+@compiled
+def gather(t, view, width, r, tile, at, n, pitch, to):
+    """Elements at .. at + n of some rows, `pitch` elements from row to row."""
+    done = 0
+    while done < n:
+        count = stretch(t, at + done, n - done)
+        start, row, step = element(t, view, r, at + done), t[view + ROW], t[view + STEP]
+        copy_spaced(width, to + done * width, pitch * width, width, start, row, step, tile, count)
+        done += count
+
+
+@compiled
+def scatter(t, r, at, n, start):
+    done, width = 0, stored_bytes(t)
+    while done < n:
+        count = stretch(t, at + done, n - done)
+        to = element(t, OUT, r, at + done)
+        copy_spaced(width, to, 0, t[OUT + STEP], start + done * width, 0, width, 1, count)
+        done += count
+
+
+@compiled
+def convert(storage, wide, way, start, to, n):
+    code, own, other = (storage * 2 + wide) * 2 + way, 4 + 4 * wide, 4 if storage == F32 else 2
+    size, to_size = (other, own) if way == WIDEN else (own, other)
+    whole = n // LANES * LANES
+    convert_vectors(code, start, to, whole)
+    if whole < n:
+        last, last_to = address(stack(LANES, DOUBLE)), address(stack(LANES, DOUBLE))
+        copy(last, start + whole * size, (n - whole) * size)
+        convert_vectors(code, last, last_to, LANES)
+        copy(to + whole * to_size, last_to, (n - whole) * to_size)
+
+
+@compiled
+def loaded(t, view, r, at):
+    x, start = stack(1, DOUBLE), element(t, view, r, at)
+    if t[STORAGE] == F64:
+        return number_at(start, 0, 1)
+    convert(t[STORAGE], ONE, WIDEN, start, address(x), ONE)
+    return x[0]
+
+
+@compiled
+def put(t, r, at, value):
+    x, to = stack(1, DOUBLE), element(t, OUT, r, at)
+    x[0] = value
+    if t[STORAGE] == F64:
+        set_number(to, 0, 1, value)
+    else:
+        convert(t[STORAGE], ONE, NARROW, address(x), to, ONE)
+
+
+# ---- one element at a time
+
+
+@inlined
+def scaled(x, e):
+    """x 2^e."""
+    while e > 1000:
+        x *= 2.0**1000
+        e -= 1000
+    while e < -1000:
+        x *= 2.0**-1000
+        e += 1000
+    return x * real((1023 + e) << 52, S64)
+
+
+@inlined
+def exponent(x):
+    return (np.int64(bits(x)) >> 52 & 0x7FF) - 1023
+
+
+@compiled
+def wide_value(t, p, degree, x):
+    """A polynomial at x, whatever its size: a number, and a power of two by which it is to be multiplied."""
+    scale = plan_at(t, p + POLY_SCALE)
+    rate, floor = plan_at(t, PLAN_RATE) * scale, plan_at(t, PLAN_FLOOR) * scale
+    k = 0
+    if abs(x) < 2.0**30 and abs(x * rate) < 2.0**30:
+        x *= rate
+    else:
+        k = exponent(x)
+        x = scaled(x, -k) * rate
+        more = exponent(x)
+        x = scaled(x, -more)
+        k += more
+        if k <= 30:
+            x = scaled(x, k)
+            k = 0
+    if x < floor if k == 0 else x < 0 and floor > -np.inf:
+        x = floor
+        k = 0
+    y = x - scaled(plan_at(t, p + POLY_ROOT), -k) if degree % 2 else 1.0
+    for i in range(degree // 2):
+        u = x - scaled(plan_at(t, p + POLY_A + i), -k)
+        y *= u * u + scaled(plan_at(t, p + POLY_B + i), -2 * k)
+    return y, degree * k
+
+
+@inlined
+def f_at(t, x):
+    return wide_value(t, PLAN_VALUE, t[ORDER], x)
+
+
+@compiled
+def slope_at(t, x):
+    """0 where f does not change."""
+    if x * plan_at(t, PLAN_RATE) < plan_at(t, PLAN_FLOOR):
+        return 0.0, ZERO
+    lead = plan_at(t, PLAN_SLOPE + POLY_LEAD) / plan_at(t, PLAN_VALUE + POLY_LEAD)
+    d, power = wide_value(t, PLAN_SLOPE, t[ORDER] - 1, x)
+    return d * (lead * plan_at(t, PLAN_RATE)), power
+
+
+@inlined
+def exact_rest(a, b, ab):
+    c, d = SPLITTER * a, SPLITTER * b
+    a1, b1 = c - (c - a), d - (d - b)
+    a2, b2 = a - a1, b - b1
+    return ((a1 * b1 - ab) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+@inlined
+def added(a, low, b):
+    """a + b, and low with what rounding loses."""
+    total = a + b
+    c = total - a
+    return total, low + ((a - (total - c)) + (b - c))
+
+
+@inlined
+def log_near(k, t):
+    """k log(2) + log(1 + t), for 1 + t near 1."""
+    s = t / (2 + t)
+    s2 = s * s
+    s4, half = s2 * s2, 0.5 * t * t
+    odd = s2 * (LOG_0 + s4 * (LOG_2 + s4 * (LOG_4 + s4 * LOG_6)))
+    even = s4 * (LOG_1 + s4 * (LOG_3 + s4 * (LOG_5 + s4 * LOG_7)))
+    return k * LN2_HIGH - ((half - (s * (half + (even + odd)) + k * LN2_LOW)) - t)
+
+
+@inlined
+def log_of(x, k):
+    """log(x 2^k), x positive and normal."""
+    e = exponent(x / SQRT_HALF)
+    return log_near(np.float64(k + e), scaled(x, -e) - 1)
+
+
+@inlined
+def log_1p(z):
+    """log(1 + z), -1/2 <= z <= 1."""
+    k, t = 0.0, z
+    if z < SQRT_HALF - 1:
+        k, t = -1.0, 1 + (z + z)
+    elif z > 1 / SQRT_HALF - 1:
+        k, t = 1.0, 0.5 * (z - 1)
+    return log_near(k, t)
+
+
+@compiled
+def log_finished(pair, now, state):
+    """The lanes of a row's log form, put together. Whether there is no sum to go by."""
+    top = top_low = rest = rest_low = 0.0
+    for i in range(LANES):
+        other = number_at(state, i, 1)
+        other_low = number_at(state, 2 * LANES + i, 1) if pair else 0.0
+        if other > top:
+            top, other = other, top
+            top_low, other_low = other_low, top_low
+        rest, rest_low = added(rest, rest_low, other)
+        rest, rest_low = added(rest, rest_low, number_at(state, LANES + i, 1))
+        rest_low += other_low + (number_at(state, 3 * LANES + i, 1) if pair else 0.0)
+    total, low = added(rest, rest_low + top_low, top)
+    safe = total if total > 0 else 1.0
+    ratio = rest / safe
+    whole = ratio * safe
+    off = ((rest - whole) - exact_rest(ratio, safe, whole)) + (rest_low - ratio * low)
+    set_number(now, SUM, 1, total)
+    set_number(now, SUM_LOW, 1, low)
+    set_number(now, INVERSE, 1, 1 / safe)
+    set_number(now, NEAR_ONE, 1, -(ratio + off / safe))
+    return not total < 2.0**960
+
+
+@inlined
+def counts(t, r, at):
+    return t[MASKED] == 0 or integer_at(element(t, WHERE, r, at), 1) != 0
+
+
+@compiled
+def largest_power(t, r):
+    """Of f in a row; and whether all is nan: a number that counts is, or is infinite and not below the floor."""
+    most = 0
+    for at in range(t[M] * t[N]):
+        if counts(t, r, at):
+            x = loaded(t, X, r, at)
+            if not abs(x) < np.inf and not (x < 0 and plan_at(t, PLAN_FLOOR) > -np.inf):
+                return most, True
+            if t[OP] != FAST:
+                _, power = f_at(t, x)
+                most = max(most, power)
+    return most, t[OP] == FAST
+
+
+@compiled
+def irregular_sums(t, r, most):
+    """Of a row: the largest f apart, the rest, and the sum that a gradient needs."""
+    top = rest = second = 0.0
+    for at in range(t[M] * t[N]):
+        if counts(t, r, at):
+            f, power = f_at(t, loaded(t, X, r, at))
+            e = scaled(f, power - most)
+            rest += top if e > top else e
+            top = e if e > top else top
+    for at in range(t[M] * t[N] if takes_g(t) else 0):
+        if counts(t, r, at):
+            f, power = f_at(t, loaded(t, X, r, at))
+            g = loaded(t, G, r, at)
+            second += g if t[OP] == LOG_VJP else g * scaled(f / (rest + top), power - most)
+    return top, rest, second
+
+
+@compiled
+def irregular_result(t, r, at, most, top, rest, second):
+    total, x = rest + top, loaded(t, X, r, at)
+    f, power = f_at(t, x)
+    e = scaled(f / total, power - most)
+    if t[OP] == SOFTMAX:
+        return e
+    if t[OP] == LOG:
+        return log_1p(-rest / total) if e > 0.5 else log_of(f / total, power - most)
+    g = loaded(t, G, r, at)
+    d, d_power = slope_at(t, x)
+    if t[OP] == SOFTMAX_VJP:
+        result = scaled(d / total, d_power - most) * (g - second)
+    else:
+        result = scaled(d / f, d_power - power) * (g - e * second)
+    return result if result == result else np.nan
+
+
+@compiled
+def irregular_row(t, r):
+    """A row with numbers of any size."""
+    most, nothing = largest_power(t, r)
+    top = rest = second = 0.0
+    if not nothing:
+        top, rest, second = irregular_sums(t, r, most)
+    for at in range(t[M] * t[N]):
+        result = -np.inf if t[OP] == LOG else 0.0
+        if counts(t, r, at):
+            result = np.nan if nothing else irregular_result(t, r, at, most, top, rest, second)
+        put(t, r, at, result)
+
+
+# ---- rows, block by block
+
+
+@compiled
+def set_polynomial(t, p, scale, to):
+    wide, rate, floor = t[WIDE], plan_at(t, PLAN_RATE), plan_at(t, PLAN_FLOOR)
+    set_number(to, SCALE, wide, rate * scale)
+    set_number(to, FLOOR, wide, floor * scale)
+    set_number(to, LEAD, wide, plan_at(t, p + POLY_LEAD))
+    set_number(to, ROOT, wide, plan_at(t, p + POLY_ROOT))
+    for k in range(2 * PAIRS):
+        set_number(to, A + k, wide, plan_at(t, p + POLY_A + k))
+
+
+@compiled
+def fetched(t, view, r, tile, at, n, pitch, to):
+    """Elements at .. at + n of rows r .. r + tile: where they can be read, `pitch` from row to row."""
+    width, start, raw = stored_bytes(t), element(t, view, r, at), room(t, RAW_ROOM)
+    straight = tile == 1 and contiguous(t, view)
+    if is_own(t):
+        if straight:
+            return start
+        gather(t, view, width, r, tile, at, n, pitch, to)
+        return to
+    if not straight:
+        gather(t, view, width, r, tile, at, n, pitch, raw)
+        start = raw
+    for i in range(tile):
+        convert(t[STORAGE], t[WIDE], WIDEN, start + i * pitch * width, to + i * pitch * real_bytes(t), n)
+    return to
+
+
+@compiled
+def fetch(t, r, tile, at, n, pitch):
+    """A block of the rows: x, g and the mask."""
+    x = fetched(t, X, r, tile, at, n, pitch, room(t, X_ROOM))
+    g, mask = x, room(t, EVERY)
+    if takes_g(t):
+        g = fetched(t, G, r, tile, at, n, pitch, room(t, G_ROOM))
+    if t[MASKED]:
+        mask = room(t, MASK_ROOM)
+        gather(t, WHERE, ONE, r, tile, at, n, pitch, mask)
+    return x, g, mask
+
+
+@compiled
+def run_pass(t, which, now, x, g, mask, out, n, state):
+    """A pass over n elements of a block. The last 64, if they are not all there, are taken with a mask."""
+    kind = ORDER_2 if t[ORDER] == 2 else ORDER_4 if t[ORDER] == 4 else ANY_ORDER
+    code, row, size, whole = (which * KINDS + kind) * 2, room(t, POLYNOMIALS), real_bytes(t), n // GROUP * GROUP
+    if whole:
+        call_pass(t[TABLE], code + t[PLAIN], row, now, x, g, mask, out, whole, state, t[ORDER])
+    if whole == n:
+        return
+    rest = n - whole
+    last_x, last_g = address(stack(GROUP, DOUBLE)), address(stack(GROUP, DOUBLE))
+    last_out, last_mask = address(stack(GROUP, DOUBLE)), address(stack(LANES, DOUBLE))
+    fill(last_x, GROUP * size, 0)
+    fill(last_g, GROUP * size, 0)
+    fill(last_mask, GROUP, 0)
+    copy(last_x, x + whole * size, rest * size)
+    copy(last_g, g + whole * size, rest * size)
+    copy(last_mask, mask + whole, rest)
+    call_pass(t[TABLE], code, row, now, last_x, last_g, last_mask, last_out, GROUP, state, t[ORDER])
+    copy(out + whole * size, last_out, rest * size)
+
+
+@compiled
+def stored(t, r, at, n, start):
+    """One row of results to where they go."""
+    there, to = contiguous(t, OUT), element(t, OUT, r, at)
+    if not is_own(t):
+        to = to if there else room(t, RAW_ROOM)
+        convert(t[STORAGE], t[WIDE], NARROW, start, to, n)
+        start = to
+    elif there:
+        copy(to, start, n * real_bytes(t))
+    if not there:
+        scatter(t, r, at, n, start)
+
+
+@compiled
+def finished(t, now, first, second, state):
+    """What the second pass over a row needs. Whether there is no sum that it can go by."""
+    if t[OP] == LOG:
+        return log_finished(in_pairs(t), now, state)
+    ratio = plan_at(t, PLAN_RATE) * plan_at(t, PLAN_SLOPE + POLY_LEAD) / plan_at(t, PLAN_VALUE + POLY_LEAD)
+    safe = 1.0 if first == 0 else first
+    factor = ratio if t[OP] == LOG_VJP else ratio / safe if t[OP] == SOFTMAX_VJP else 1 / safe
+    set_number(now, FACTOR, t[WIDE], factor)
+    set_number(now, MEAN, t[WIDE], second / safe)
+    largest = 2.0**960 if t[WIDE] else 2.0**126
+    return not (first < largest and abs(second) < largest)
+
+
+@compiled
+def find_maxima(t, r, tile, chunk, pitch):
+    n, wide = t[M] * t[N], t[WIDE]
+    for i in range(tile):
+        for k in range(LANES):
+            set_number(room(t, STATES) + i * STATE_BYTES, k, wide, -np.inf)
+    for at in range(0, n, chunk):
+        count = min(chunk, n - at)
+        x, _, mask = fetch(t, r, tile, at, count, pitch)
+        for i in range(tile):
+            state, here = room(t, STATES) + i * STATE_BYTES, x + i * pitch * real_bytes(t)
+            run_pass(t, PASS_MAX, state, here, here, mask + i * pitch, room(t, OUT_ROOM), count, state)
+    for i in range(tile):
+        most = -np.inf
+        for k in range(LANES):
+            most = max(most, number_at(room(t, STATES) + i * STATE_BYTES, k, wide))
+        set_number(room(t, NOWS) + i * NOW_BYTES, MAX, wide, most)
+
+
+@compiled
+def tile_of_rows(t, r, tile):
+    n, size = t[M] * t[N], real_bytes(t)
+    chunk, pitch = (BLOCK // TILE, BLOCK // TILE) if tile > 1 else (BLOCK, 0)
+    first_pass, second_pass = PASSES_OF_OP[OPS if in_pairs(t) else t[OP]]
+    there = tile == 1 and is_own(t) and contiguous(t, OUT)
+    keeps = (t[OP] == SOFTMAX or t[OP] == FAST) and n * tile * size <= KEPT_BYTES
+    kept = element(t, OUT, r, ZERO) if there and t[OUT] != t[X] else room(t, KEPT)
+    firsts, seconds, irregular = stack(TILE, DOUBLE), stack(TILE, DOUBLE), stack(TILE, HALF)
+    if t[OP] == FAST:
+        find_maxima(t, r, tile, chunk, pitch)
+    fill(room(t, STATES), tile * STATE_BYTES, 0)
+    for i in range(tile):
+        firsts[i] = seconds[i] = 0.0
+    x = g = mask = room(t, EVERY)
+    for at in range(0, n, chunk):
+        count = min(chunk, n - at)
+        x, g, mask = fetch(t, r, tile, at, count, pitch)
+        ends = t[OP] != LOG and (at + count == n or (at + count) % SUM_BLOCK == 0)
+        for i in range(tile):
+            now, state, on = room(t, NOWS) + i * NOW_BYTES, room(t, STATES) + i * STATE_BYTES, i * pitch
+            out = kept + (i * n + at) * size if keeps else room(t, OUT_ROOM)
+            run_pass(t, first_pass, now, x + on * size, g + on * size, mask + on, out, count, state)
+            if ends:
+                firsts[i] += tree_sum(state, t[WIDE])
+                seconds[i] += tree_sum(state + LANES * size, t[WIDE])
+    for i in range(tile):
+        now, state = room(t, NOWS) + i * NOW_BYTES, room(t, STATES) + i * STATE_BYTES
+        irregular[i] = finished(t, now, firsts[i], seconds[i], state)
+    for at in range(0, n, chunk):
+        count = min(chunk, n - at)
+        if not keeps and n > chunk:
+            x, g, mask = fetch(t, r, tile, at, count, pitch)
+        for i in range(tile):
+            if irregular[i]:
+                continue
+            now, state, on = room(t, NOWS) + i * NOW_BYTES, room(t, STATES) + i * STATE_BYTES, i * pitch
+            out = element(t, OUT, r, at) if there else room(t, OUT_ROOM)
+            if keeps:
+                here = kept + (i * n + at) * size
+                run_pass(t, PASS_SCALE, now, here, here, mask, out, count, state)
+            else:
+                run_pass(t, second_pass, now, x + on * size, g + on * size, mask + on, out, count, state)
+            if not there:
+                stored(t, r + i, at, count, out)
+    for i in range(tile):
+        if irregular[i]:
+            irregular_row(t, r + i)
+
+
+@compiled
+def elements(t, r):
+    n, there, nothing = t[M] * t[N], is_own(t) and contiguous(t, OUT), room(t, EVERY)
+    _, which = PASSES_OF_OP[t[OP]]
+    for at in range(0, n, BLOCK):
+        count = min(BLOCK, n - at)
+        x = fetched(t, X, r, ONE, at, count, ZERO, room(t, X_ROOM))
+        out = element(t, OUT, r, at) if there else room(t, OUT_ROOM)
+        run_pass(t, which, nothing, x, x, nothing, out, count, nothing)
+        if not there:
+            stored(t, r, at, count, out)
+
+
+@compiled
+def prepare(t):
+    """What is the same for all rows. Whether there is such a polynomial."""
+    order, value_scale = plan_at(t, PLAN_ORDER), plan_at(t, PLAN_VALUE + POLY_SCALE)
+    if not (order >= 2 and order <= 2 * PAIRS):
+        return False
+    t[ORDER], t[TABLE] = np.int64(order), t[TABLE_64] if t[WIDE] else t[TABLE_32]
+    derivative = room(t, POLYNOMIALS) + POLYNOMIAL * real_bytes(t)
+    set_polynomial(t, PLAN_VALUE, 1.0 if in_pairs(t) else value_scale, room(t, POLYNOMIALS))
+    set_polynomial(t, PLAN_SLOPE, plan_at(t, PLAN_SLOPE + POLY_SCALE), derivative)
+    fill(room(t, EVERY), BLOCK, 1)
+    return True
+
+
+@compiled
+def run(t):
+    if t[ROWS] == 0 or t[M] == 0 or t[N] == 0 or t[OP] >= OPS:
+        return
+    t[WIDE] = t[STORAGE] == F64 or t[OP] == LOG
+    if not prepare(t):
+        return
+    usual = plan_at(t, PLAN_RATE) == 1 and plan_at(t, PLAN_FLOOR) == -np.inf
+    t[PLAIN] = t[MASKED] == 0 and (usual or t[OP] == FAST)
+    tile = TILE if t[ROWS] > 1 and abs(t[X + ROW]) < abs(t[X + STEP]) else 1
+    for r in range(0, t[ROWS], 1 if t[OP] >= EXP else tile):
+        if t[OP] >= EXP:
+            elements(t, r)
+        else:
+            tile_of_rows(t, r, min(tile, t[ROWS] - r))
+
+
+# ---- cross-entropy
+
+
+@compiled
+def irregular_odds(t, r, label, z):
+    """f at the label, the sum of the others, both times 2^-power; and whether all numbers are finite."""
+    own, others, power = 0.0, 0.0, 0
+    for step in range(2):
+        for at in range(t[N]):
+            x = z if at == label else loaded(t, X, r, at)
+            if not abs(x) < np.inf:
+                return own, others, power, False
+            f, its_power = f_at(t, x)
+            if step == 0:
+                power = max(power, its_power)
+            elif at == label:
+                own = scaled(f, its_power - power)
+            else:
+                others += scaled(f, its_power - power)
+    return own, others, power, True
+
+
+@compiled
+def odds_of(t, r, label, z):
+    others, state, mask = 0.0, room(t, STATES), room(t, EVERY)
+    fill(state, STATE_BYTES, 0)
+    for at in range(0, t[N], BLOCK):
+        count = min(BLOCK, t[N] - at)
+        x = fetched(t, X, r, ONE, at, count, ZERO, room(t, X_ROOM))
+        here = at <= label < at + count
+        if here:
+            fill(mask + label - at, 1, 0)
+        run_pass(t, PASS_SUM, state, x, x, mask, room(t, OUT_ROOM), count, state)
+        if here:
+            fill(mask + label - at, 1, 1)
+        others += tree_sum(state, 1)
+    if others < 2.0**960 and abs(z * plan_at(t, PLAN_RATE)) < 2.0**30:
+        own, power = f_at(t, z)
+        if power == 0:
+            return own, others, 0, True
+    return irregular_odds(t, r, label, z)
+
+
+@compiled
+def loss(t, r, label):
+    own, others, _, finite = odds_of(t, r, label, loaded(t, X, r, label) - plan_at(t, PLAN_MARGIN))
+    if not finite:
+        return np.nan
+    return log_1p(others / own) if others / own <= 1 else -log_of(own / (own + others), 0)
+
+
+@compiled
+def slopes(t, r, label, g):
+    """The gradient of a row's loss, times g."""
+    z, now, out = loaded(t, X, r, label) - plan_at(t, PLAN_MARGIN), room(t, NOWS), room(t, OUT_ROOM)
+    own, others, power, finite = odds_of(t, r, label, z)
+    total = own + others
+    lead = plan_at(t, PLAN_RATE) * plan_at(t, PLAN_SLOPE + POLY_LEAD) / plan_at(t, PLAN_VALUE + POLY_LEAD)
+    set_number(now, MEAN, 1, 0.0)
+    set_number(now, FACTOR, 1, lead / total * g)
+    for at in range(0, t[N], BLOCK):
+        count = min(BLOCK, t[N] - at)
+        x = fetched(t, X, r, ONE, at, count, ZERO, room(t, X_ROOM))
+        if finite and power == 0:
+            run_pass(t, PASS_PUT_VJP, now, x, room(t, G_ROOM), room(t, EVERY), out, count, now)
+        else:
+            for i in range(count):
+                d, its_power = slope_at(t, number_at(x, i, 1))
+                set_number(out, i, 1, scaled(d / total, its_power - power) * g if finite else np.nan)
+        for i in range(count):
+            value = number_at(out, i, 1)
+            set_number(out, i, 1, value if value == value else np.nan)
+        if finite and at <= label < at + count:
+            d, d_power = slope_at(t, z)
+            f, f_power = f_at(t, z)
+            set_number(out, label - at, 1, -scaled(d / f, d_power - f_power) * (others / total) * g)
+        stored(t, r, at, count, out)
+
+
+@compiled
+def entropy(t, g, labels, losses):
+    """Losses, or if there is g, gradients."""
+    t[OP], t[WIDE], t[MASKED], t[PLAIN] = SOFTMAX, 1, 1, 0
+    if not prepare(t):
+        return
+    for i in range(BLOCK):
+        set_number(room(t, G_ROOM), i, 1, 1.0)
+    for r in range(t[ROWS]):
+        label = integer_at(labels + 8 * r, 8)
+        if 0 <= label < t[N] and g:
+            slopes(t, r, label, number_at(g, r, 1))
+        elif 0 <= label < t[N]:
+            set_number(losses, r, 1, loss(t, r, label))
+
+
+# ---- kernels
+
+
+@inlined
+def set_view(t, view, place, row, outer, step):
+    t[view], t[view + ROW], t[view + OUTER], t[view + STEP] = place, row, outer, step
+
+
+@njit(inline="always")
+def place_of(array):
+    return address(bytes_of(array))
+
+
+@njit(inline="always")
+def call(storage, table_32, rows, m, n, plan):
+    t = stack(CALL_WORDS, ZERO)
+    t[STORAGE], t[ROWS], t[M], t[N], t[PLAN] = storage, rows, m, n, place_of(plan)
+    t[TABLE_32], t[TABLE_64] = table_32, passes(DOUBLE)
+    return t
+
+
+@njit(inline="always")
+def plain(storage, table_32, op, x, out, size, n, plan):
+    t = call(storage, table_32, size // max(n, 1), 1, n, plan)
+    t[OP], t[MASKED] = op, 0
+    set_view(t, X, place_of(x), n * x.itemsize, ZERO, x.itemsize)
+    set_view(t, G, place_of(x), n * x.itemsize, ZERO, x.itemsize)
+    set_view(t, OUT, place_of(out), n * x.itemsize, ZERO, x.itemsize)
+    run(t)
+
+
+@njit(inline="always")
+def strided(storage, table_32, op, x, g, where, out, rows, m, n, masked, plan):
+    t = call(storage, table_32, rows, m, n, plan)
+    t[OP], t[MASKED] = op, masked
+    set_view(t, X, place_of(x), x.strides[0], x.strides[1], x.strides[2])
+    set_view(t, G, place_of(g), g.strides[0], g.strides[1], g.strides[2])
+    set_view(t, WHERE, place_of(where), where.strides[0], where.strides[1], where.strides[2])
+    set_view(t, OUT, place_of(out), out.strides[0], out.strides[1], out.strides[2])
+    run(t)
+
+
+@njit(inline="always")
+def loss_of(storage, x, label, loss, rows, n, plan):
+    t = call(storage, ZERO, rows, 1, n, plan)
+    set_view(t, X, place_of(x), x.strides[0], ZERO, x.strides[1])
+    entropy(t, ZERO, place_of(label), place_of(loss))
+
+
+@njit(inline="always")
+def loss_vjp(storage, g, x, label, out, rows, n, plan):
+    t = call(storage, ZERO, rows, 1, n, plan)
+    set_view(t, X, place_of(x), x.strides[0], ZERO, x.strides[1])
+    set_view(t, OUT, place_of(out), out.strides[0], ZERO, out.strides[1])
+    entropy(t, place_of(g), place_of(label), ZERO)
+
+
+def taylor_plain_f16(op, x, out, size, n, plan):
+    plain(F16, passes(SINGLE), op, x, out, size, n, plan)
+
+
+def taylor_rows_f16(op, x, g, where, out, rows, m, n, masked, plan):
+    strided(F16, passes(SINGLE), op, x, g, where, out, rows, m, n, masked, plan)
+
+
+def taylor_loss_f16(x, label, loss, rows, n, plan):
+    loss_of(F16, x, label, loss, rows, n, plan)
+
+
+def taylor_loss_vjp_f16(g, x, label, out, rows, n, plan):
+    loss_vjp(F16, g, x, label, out, rows, n, plan)
+
+
+def taylor_plain_bf16(op, x, out, size, n, plan):
+    plain(BF16, passes(SINGLE), op, x, out, size, n, plan)
+
+
+def taylor_rows_bf16(op, x, g, where, out, rows, m, n, masked, plan):
+    strided(BF16, passes(SINGLE), op, x, g, where, out, rows, m, n, masked, plan)
+
+
+def taylor_loss_bf16(x, label, loss, rows, n, plan):
+    loss_of(BF16, x, label, loss, rows, n, plan)
+
+
+def taylor_loss_vjp_bf16(g, x, label, out, rows, n, plan):
+    loss_vjp(BF16, g, x, label, out, rows, n, plan)
+
+
+def taylor_plain_f32(op, x, out, size, n, plan):
+    plain(F32, passes(SINGLE), op, x, out, size, n, plan)
+
+
+def taylor_rows_f32(op, x, g, where, out, rows, m, n, masked, plan):
+    strided(F32, passes(SINGLE), op, x, g, where, out, rows, m, n, masked, plan)
+
+
+def taylor_loss_f32(x, label, loss, rows, n, plan):
+    loss_of(F32, x, label, loss, rows, n, plan)
+
+
+def taylor_loss_vjp_f32(g, x, label, out, rows, n, plan):
+    loss_vjp(F32, g, x, label, out, rows, n, plan)
+
+
+def taylor_plain_f64(op, x, out, size, n, plan):
+    plain(F64, ZERO, op, x, out, size, n, plan)
+
+
+def taylor_rows_f64(op, x, g, where, out, rows, m, n, masked, plan):
+    strided(F64, ZERO, op, x, g, where, out, rows, m, n, masked, plan)
+
+
+def taylor_loss_f64(x, label, loss, rows, n, plan):
+    loss_of(F64, x, label, loss, rows, n, plan)
+
+
+def taylor_loss_vjp_f64(g, x, label, out, rows, n, plan):
+    loss_vjp(F64, g, x, label, out, rows, n, plan)
