@@ -331,6 +331,16 @@ static void NAME(short_rows)(const struct task *t, struct NAME(row) * row, const
     }
 }
 
+static void NAME(map)(const struct task *t, const struct NAME(row) * row, const NAME(lanes) * lanes,
+                      struct NAME(room) * room, size_t r, size_t at, size_t n, int direct) {
+    const REAL *const x = NAME(fetched)(t, &t->x, lanes, r, 1, at, n, 0, room->x, room->raw);
+    REAL *const out = direct ? (REAL *)(void *)element(t, &t->out, r, at) : room->out;
+    const struct NAME(block) block = {x, NULL, NULL, 0};
+    NAME(run_pass)(t, lanes, PASSES_OF_OP[t->op][2], row, &block, 0, out, n, NULL);
+    if (!direct)
+        NAME(stored)(t, lanes, r, 1, at, n, 0, out, room->raw);
+}
+
 static void NAME(rows)(const struct task *t, const NAME(lanes) * lanes) {
     struct NAME(room) room;
     struct NAME(row) row = {0};
@@ -341,24 +351,16 @@ static void NAME(rows)(const struct task *t, const NAME(lanes) * lanes) {
         row.f.scale = (REAL)t->plan[PLAN_RATE]; /* powers are summed as they are */
         row.f.floor = (REAL)t->plan[PLAN_FLOOR];
     }
+    const int direct = t->storage == OWN && contiguous(t, &t->x, sizeof(REAL)) && contiguous(t, &t->out, sizeof(REAL));
     if (t->op >= EXP) {
-        const size_t n = t->m * t->n;
+        const size_t n = t->m * t->n, chunk = direct ? n : ROOM;
         for (size_t r = 0; r < t->rows; r++)
-            for (size_t at = 0; at < n; at += ROOM) {
-                const size_t count = n - at < ROOM ? n - at : ROOM;
-                const REAL *x = NAME(fetched)(t, &t->x, lanes, r, 1, at, count, 0, room.x, room.raw);
-                const int there = t->storage == OWN && contiguous(t, &t->out, sizeof(REAL));
-                REAL *out = there ? (REAL *)(void *)element(t, &t->out, r, at) : room.out;
-                NAME(run_pass)
-                (t, lanes, PASSES_OF_OP[t->op][2], &row, &(struct NAME(block)){x, NULL, NULL, 0}, 0, out, count, NULL);
-                if (!there)
-                    NAME(stored)(t, lanes, r, 1, at, count, 0, out, room.raw);
-            }
+            for (size_t at = 0; at < n; at += chunk)
+                NAME(map)(t, &row, lanes, &room, r, at, n - at < chunk ? n - at : chunk, direct);
         return;
     }
     const intptr_t apart = t->x.row < 0 ? -t->x.row : t->x.row, step = t->x.step < 0 ? -t->x.step : t->x.step;
     const size_t tile = apart < step && t->rows > 1 ? TILE : 1;
-    const int direct = t->storage == OWN && contiguous(t, &t->x, sizeof(REAL)) && contiguous(t, &t->out, sizeof(REAL));
     if (direct && tile == 1 && !t->masked && (t->op == SOFTMAX || t->op == FAST) &&
         t->m * t->n <= KEPT_BYTES / sizeof(REAL))
         NAME(short_rows)(t, &row, lanes, &room);

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from .memory import address, stack
 from .mitchell import S64, bits, real
-from .mitchell_gemm import bytes_of
+from .mitchell_gemm import bytes_of, offset
 
 # Arguments are int64 throughout: of a function that takes a literal, numba makes one for each.
 NUMBERS = tuple(map(np.int64, range(32)))
@@ -59,11 +59,11 @@ OP, STORAGE, WIDE, ORDER, PLAIN, MASKED, ROWS, M, N, PLAN, TABLE, TABLE_32, TABL
 X, G, WHERE, OUT = NUMBERS[16:32:4]
 START, ROW, OUTER, STEP = NUMBERS[:4]
 NOW_BYTES, STATE_BYTES = 8 * NOW, np.int64(32 * LANES)
-ROOMS = np.cumsum(
-    [8 * 32, *[8 * BLOCK] * 4, BLOCK, BLOCK, KEPT_BYTES, 16 * POLYNOMIAL, TILE * NOW_BYTES, TILE * STATE_BYTES]
-)
-X_ROOM, G_ROOM, OUT_ROOM, RAW_ROOM, MASK_ROOM, EVERY, KEPT, POLYNOMIALS, NOWS, STATES = ROOMS[:-1]
-CALL_WORDS = int(ROOMS[-1]) // 8
+BLOCKS = (*[8 * BLOCK] * 4, BLOCK, BLOCK + GROUP, KEPT_BYTES, *[8 * GROUP] * 3, GROUP)
+ROOMS = np.cumsum([8 * 32, *BLOCKS, 16 * POLYNOMIAL, TILE * NOW_BYTES, TILE * STATE_BYTES])
+X_ROOM, G_ROOM, OUT_ROOM, RAW_ROOM, MASK_ROOM, EVERY, KEPT, LAST_X, LAST_G, LAST_OUT, LAST_MASK = ROOMS[:11]
+POLYNOMIALS, NOWS, STATES, CALL_BYTES = ROOMS[11:]
+CALL_WORDS = int(CALL_BYTES + VECTOR_BYTES) // 8
 
 HALF, SINGLE, DOUBLE = np.uint16(0), np.float32(0), np.float64(0)
 BYTE, WORD, INT, FLOAT, REAL = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
@@ -158,7 +158,7 @@ def steps(builder: Any, n: Any, step: int, first: Any = 0) -> Any:
     return cgutils.for_range_slice(builder, first, n, n.type(step), inc=step > 0)
 
 
-def _operator(floats: str, integers: str, turned: bool = False) -> Callable[[Any, Any], Any]:
+def _operator(floats: str = "", integers: str = "", turned: bool = False) -> Callable[[Any, Any], Any]:
     def operate(self: Lanes, other: Any) -> Lanes:
         pair = (self, self.like(other))
         make = getattr(self.builder, floats if is_float(self.type.element) else integers)
@@ -203,11 +203,11 @@ class Lanes:
         return self.cast("bitcast", FLOAT if bytes_in(self.type.element) == 4 else REAL)
 
     __add__ = __radd__ = _operator("fadd", "add")
-    __sub__, __rsub__ = _operator("fsub", "sub"), _operator("fsub", "sub", True)
-    __mul__ = __rmul__ = _operator("fmul", "mul")
-    __truediv__, __rtruediv__ = _operator("fdiv", "udiv"), _operator("fdiv", "udiv", True)
-    __and__, __or__ = _operator("", "and_"), _operator("", "or_")
-    __lshift__, __rshift__ = _operator("", "shl"), _operator("", "lshr")
+    __sub__, __rsub__ = _operator("fsub", "sub"), _operator("fsub", "sub", turned=True)
+    __mul__ = __rmul__ = _operator("fmul")
+    __truediv__, __rtruediv__ = _operator("fdiv"), _operator("fdiv", turned=True)
+    __and__, __or__ = _operator(integers="and_"), _operator(integers="or_")
+    __lshift__, __rshift__ = _operator(integers="shl"), _operator(integers="lshr")
     __lt__, __gt__, __ge__ = map(_comparison, ("<", ">", ">="))
 
     def __neg__(self) -> Lanes:
@@ -288,12 +288,12 @@ class Block:
             self.builder.store(vector, self.place(self.out, s), align=self.size)
 
     def masked(self, value: Lanes, other: float = 0.0) -> Lanes:
-        return value if self.plain else pick(self.load(self.mask, ir.IntType(8)) > 0, value, other)
+        return value if self.plain else pick(self.load(self.mask, BYTE) > 0, value, other)
 
     def splat(self, scalar: Any) -> Lanes:
         zero = ir.Constant(ir.VectorType(self.element, self.width), None)
-        vector = self.builder.insert_element(zero, scalar, ir.IntType(32)(0))
-        order = ir.Constant(ir.VectorType(ir.IntType(32), self.width), None)
+        vector = self.builder.insert_element(zero, scalar, WORD(0))
+        order = ir.Constant(ir.VectorType(WORD, self.width), None)
         return Lanes(self.builder, [self.builder.shuffle_vector(vector, zero, order)])
 
     def number(self, start: Any, at: Any) -> Lanes:
@@ -347,12 +347,12 @@ class Polynomial:
 
     def times_pairs(self, y: Lanes, first: int, t: Lanes) -> Lanes:
         """y times all pairs from the first on."""
-        b, product = self.block, Variable(y)
+        b, result = self.block, Variable(y)
         with steps(b.builder, self.pairs, 1, first) as (k, _):
             a, c = (b.number(b.row, b.builder.add(k, k.type(self.start + at))) for at in (A, B))
             u = t - a
-            product.set(product.get() * (u * u + c))
-        return product.get()
+            result.set(result.get() * (u * u + c))
+        return result.get()
 
 
 # ---- polynomials
@@ -387,7 +387,7 @@ def slope(b: Block, x: Lanes) -> Lanes:
 
 
 def fast(b: Block) -> Lanes:
-    """In the units of its plan, lead is 1."""
+    """In the units of its plan lead is 1."""
     t = (b.load(b.x) - b.current(MAX)) * b.f.entry(SCALE)
     y = b.f.pair(0, t)
     if b.kind != ORDER_2:
@@ -639,8 +639,6 @@ RECIPES = {
     PASS_GELU_SIGMOID: Recipe(pass_gelu_sigmoid, 0, 1, False, False),
 }
 LOGS = (PASS_SUM_LOG, PASS_PUT_LOG, PASS_SUM_LOG_PAIR, PASS_PUT_LOG_PAIR)
-
-
 PASS = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer()] * 6 + [INT, BYTE.as_pointer(), INT])
 
 
@@ -827,12 +825,12 @@ def odd_bits(x: Lanes) -> Lanes:
     y = x.cast("fptrunc", FLOAT)
     back, size = y.cast("fpext", REAL), (1 << 63) - 1
     above = (back.bits() & size).real() > (x.bits() & size).real()
-    u = y.bits() - above.cast("zext", ir.IntType(32))
+    u = y.bits() - above.cast("zext", WORD)
     return pick(equal(back, x), u, u | 1)
 
 
 def widened_f16(h: Lanes) -> Lanes:
-    w = h.cast("zext", ir.IntType(32))
+    w = h.cast("zext", WORD)
     u, sign = w & 0x7FFF, (w & 0x8000) << 16
     small = ((u & 0x3FF).cast("sitofp", FLOAT) * 2.0**-24).bits()
     r = pick(u < 0x400, small, (u << 13) + (112 << 23))
@@ -840,7 +838,7 @@ def widened_f16(h: Lanes) -> Lanes:
 
 
 def widened_bf16(h: Lanes) -> Lanes:
-    return (h.cast("zext", ir.IntType(32)) << 16).real()
+    return (h.cast("zext", WORD) << 16).real()
 
 
 def rounded_f16(x: Lanes) -> Lanes:
@@ -900,7 +898,8 @@ def convert_vectors(typing_context, code, start, to, n):
 
 # ---- what a call is about: t, its words
 
-compiled = njit(error_model="numpy", forceinline=False, cache=True)
+compiled = njit(error_model="numpy", forceinline=False)
+shared = njit(error_model="numpy", forceinline=False, cache=True)
 inlined = njit(error_model="numpy", forceinline=True)
 
 
@@ -1252,7 +1251,9 @@ def fetch(t, r, tile, at, n, pitch):
     g, mask = x, room(t, EVERY)
     if takes_g(t):
         g = fetched(t, G, r, tile, at, n, pitch, room(t, G_ROOM))
-    if t[MASKED]:
+    if t[MASKED] and tile == 1 and t[WHERE + STEP] == 1 and (t[M] == 1 or t[WHERE + OUTER] == t[N]):
+        mask = element(t, WHERE, r, at)
+    elif t[MASKED]:
         mask = room(t, MASK_ROOM)
         gather(t, WHERE, ONE, r, tile, at, n, pitch, mask)
     return x, g, mask
@@ -1267,17 +1268,20 @@ def run_pass(t, which, now, x, g, mask, out, n, state):
         call_pass(t[TABLE], code + t[PLAIN], row, now, x, g, mask, out, whole, state, t[ORDER])
     if whole == n:
         return
-    rest = n - whole
-    last_x, last_g = address(stack(GROUP, DOUBLE)), address(stack(GROUP, DOUBLE))
-    last_out, last_mask = address(stack(GROUP, DOUBLE)), address(stack(LANES, DOUBLE))
+    rest, at, last_x, last_g, last_out = n - whole, whole * size, room(t, LAST_X), room(t, LAST_X), room(t, LAST_OUT)
+    last_mask = room(t, EVERY) + BLOCK - rest
     fill(last_x, GROUP * size, 0)
-    fill(last_g, GROUP * size, 0)
-    fill(last_mask, GROUP, 0)
-    copy(last_x, x + whole * size, rest * size)
-    copy(last_g, g + whole * size, rest * size)
-    copy(last_mask, mask + whole, rest)
+    copy(last_x, x + at, rest * size)
+    if g != x:
+        last_g = room(t, LAST_G)
+        fill(last_g, GROUP * size, 0)
+        copy(last_g, g + at, rest * size)
+    if t[MASKED]:
+        last_mask = room(t, LAST_MASK)
+        fill(last_mask, GROUP, 0)
+        copy(last_mask, mask + whole, rest)
     call_pass(t[TABLE], code, row, now, last_x, last_g, last_mask, last_out, GROUP, state, t[ORDER])
-    copy(out + whole * size, last_out, rest * size)
+    copy(out + at, last_out, rest * size)
 
 
 @compiled
@@ -1333,8 +1337,7 @@ def tile_of_rows(t, r, tile):
     chunk, pitch = (BLOCK // TILE, BLOCK // TILE) if tile > 1 else (BLOCK, 0)
     first_pass, second_pass = PASSES_OF_OP[OPS if in_pairs(t) else t[OP]]
     there = tile == 1 and is_own(t) and contiguous(t, OUT)
-    keeps = (t[OP] == SOFTMAX or t[OP] == FAST) and n * tile * size <= KEPT_BYTES
-    kept = element(t, OUT, r, ZERO) if there and t[OUT] != t[X] else room(t, KEPT)
+    keeps, kept = (t[OP] == SOFTMAX or t[OP] == FAST) and n * tile * size <= KEPT_BYTES, room(t, KEPT)
     firsts, seconds, irregular = stack(TILE, DOUBLE), stack(TILE, DOUBLE), stack(TILE, HALF)
     if t[OP] == FAST:
         find_maxima(t, r, tile, chunk, pitch)
@@ -1401,10 +1404,11 @@ def prepare(t):
     set_polynomial(t, PLAN_VALUE, 1.0 if in_pairs(t) else value_scale, room(t, POLYNOMIALS))
     set_polynomial(t, PLAN_SLOPE, plan_at(t, PLAN_SLOPE + POLY_SCALE), derivative)
     fill(room(t, EVERY), BLOCK, 1)
+    fill(room(t, EVERY) + BLOCK, GROUP, 0)
     return True
 
 
-@compiled
+@shared
 def run(t):
     if t[ROWS] == 0 or t[M] == 0 or t[N] == 0 or t[OP] >= OPS:
         return
@@ -1500,7 +1504,7 @@ def slopes(t, r, label, g):
         stored(t, r, at, count, out)
 
 
-@compiled
+@shared
 def entropy(t, g, labels, losses):
     """Losses, or if there is g, gradients."""
     t[OP], t[WIDE], t[MASKED], t[PLAIN] = SOFTMAX, 1, 1, 0
@@ -1532,6 +1536,7 @@ def place_of(array):
 @njit(inline="always")
 def call(storage, table_32, rows, m, n, plan):
     t = stack(CALL_WORDS, ZERO)
+    t = offset(t, (-address(t) & (VECTOR_BYTES - 1)) >> 3)
     t[STORAGE], t[ROWS], t[M], t[N], t[PLAN] = storage, rows, m, n, place_of(plan)
     t[TABLE_32], t[TABLE_64] = table_32, passes(DOUBLE)
     return t
