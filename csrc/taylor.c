@@ -7,6 +7,8 @@
  */
 #include "taylor.h"
 
+#include <float.h>
+
 #ifdef FASTK_X86
 #include <immintrin.h>
 #endif
@@ -291,11 +293,11 @@ static struct wide wide_value(const double *plan, const double *p, int degree, d
     const double rate = plan[PLAN_RATE] * p[POLY_SCALE], floor = plan[PLAN_FLOOR] * p[POLY_SCALE];
     int k = 0;
     if (!(fabs(x) < 0x1p30 && fabs(x * rate) < 0x1p30)) {
-        k = exponent(x);
-        x = scaled(x, -k) * rate;
+        const int own = exponent(x), of_rate = exponent(rate);
+        x = scaled(x, -own) * scaled(rate, -of_rate);
         const int more = exponent(x);
         x = scaled(x, -more);
-        k += more;
+        k = own + of_rate + more;
         if (k <= 30) {
             x = scaled(x, k);
             k = 0;
@@ -320,9 +322,13 @@ static struct wide wide_slope(const double *plan, double x) {
     if (x * plan[PLAN_RATE] < floor)
         return (struct wide){0, 0};
     struct wide y = wide_value(plan, plan + PLAN_SLOPE, (int)plan[PLAN_ORDER] - 1, x);
-    y.size *= plan[PLAN_SLOPE + POLY_LEAD] / plan[PLAN_VALUE + POLY_LEAD] * plan[PLAN_RATE];
+    const int k = exponent(plan[PLAN_RATE]);
+    y.size *= plan[PLAN_SLOPE + POLY_LEAD] / plan[PLAN_VALUE + POLY_LEAD] * scaled(plan[PLAN_RATE], -k);
+    y.power += k;
     return y;
 }
+
+static int is_normal(double x) { return fabs(x) >= DBL_MIN && fabs(x) <= DBL_MAX; }
 
 static double exact_rest(double a, double b, double product) {
     const double splitter = 0x1p27 + 1, c = splitter * a, d = splitter * b;
@@ -393,17 +399,15 @@ static __attribute__((noinline)) void irregular_row(const struct task *t, size_t
     const double *const plan = t->plan, *const p = plan + PLAN_VALUE;
     const int order = (int)plan[PLAN_ORDER];
     int most = 0, nothing = t->op == FAST;
-    for (size_t at = 0; at < n; at++) {
+    for (size_t at = 0; at < n && !nothing; at++) {
         const double x = loaded(t->storage, element(t, &t->x, r, at));
-        if (!counts(t, r, at))
-            continue;
-        if (!(fabs(x) < INFINITY) && !(x < 0 && plan[PLAN_FLOOR] > -INFINITY)) {
-            nothing = 1;
-            break;
-        }
-        const int power = nothing ? 0 : wide_value(plan, p, order, x).power;
-        most = power > most ? power : most;
+        nothing = !(fabs(x) < INFINITY) && !(x < 0 && plan[PLAN_FLOOR] > -INFINITY) && counts(t, r, at);
     }
+    for (size_t at = 0; at < n && !nothing; at++)
+        if (counts(t, r, at)) {
+            const int power = wide_value(plan, p, order, loaded(t->storage, element(t, &t->x, r, at))).power;
+            most = power > most ? power : most;
+        }
     double sum = 0, second = 0, top = 0, rest = 0;
     for (size_t at = 0; at < n && !nothing; at++)
         if (counts(t, r, at)) {
@@ -469,16 +473,17 @@ static void run(struct task *t, int level) {
 
 static const double ones[ROOM] = {WORDS_1024(1.0)};
 
-/* Of a row: f at the label and the sum of f at the others, both times 2^-power; 0 if some number is not finite. */
+/* Of a row: f at the label, and the sum of f at the others times 2^-power. */
 struct odds {
-    double own, others;
+    struct wide own;
+    double others;
     int power, finite;
 };
 
 static struct odds irregular_odds(const struct task *t, size_t r, size_t label, double z) {
     const double *const p = t->plan + PLAN_VALUE;
     const int order = (int)t->plan[PLAN_ORDER];
-    struct odds odds = {0, 0, 0, 0};
+    struct odds odds = {{0, 0}, 0, 0, 0};
     for (int pass = 0; pass < 2; pass++)
         for (size_t at = 0; at < t->n; at++) {
             const double x = at == label ? z : loaded(t->storage, element(t, &t->x, r, at));
@@ -488,7 +493,7 @@ static struct odds irregular_odds(const struct task *t, size_t r, size_t label, 
             if (pass == 0)
                 odds.power = y.power > odds.power ? y.power : odds.power;
             else if (at == label)
-                odds.own = scaled(y.size, y.power - odds.power);
+                odds.own = y;
             else
                 odds.others += scaled(y.size, y.power - odds.power);
         }
@@ -515,7 +520,7 @@ static struct odds odds_of(const struct task *t, const lanes_64 *lanes, const st
     if (others < 0x1p960 && fabs(z * t->plan[PLAN_RATE]) < 0x1p30) {
         const struct wide own = wide_value(t->plan, t->plan + PLAN_VALUE, (int)t->plan[PLAN_ORDER], z);
         if (own.power == 0)
-            return (struct odds){own.size, others, 0, 1};
+            return (struct odds){own, others, 0, 1};
     }
     return irregular_odds(t, r, label, z);
 }
@@ -540,17 +545,21 @@ static void entropy(struct task *t, int level, const int64_t *labels, double *lo
             continue;
         const double z = loaded(t->storage, element(t, &t->x, r, label)) - plan[PLAN_MARGIN];
         const struct odds odds = odds_of(t, lanes, &row, &room, r, label, z);
-        const double ratio = odds.others / odds.own, sum = odds.own + odds.others;
+        const double own = scaled(odds.own.size, odds.own.power - odds.power), sum = own + odds.others;
+        const double ratio = odds.others / own;
         if (!g) {
-            losses[r] = !odds.finite ? NAN : ratio <= 1 ? log_1p(ratio) : -log_of(odds.own / sum, 0);
+            losses[r] = !odds.finite ? NAN
+                        : ratio <= 1 ? log_1p(ratio)
+                                     : -log_of(odds.own.size / sum, odds.own.power - odds.power);
             continue;
         }
         row.now.mean = 0;
         row.now.factor = plan[PLAN_RATE] * plan[PLAN_SLOPE + POLY_LEAD] / plan[PLAN_VALUE + POLY_LEAD] / sum * g[r];
+        const int regular = odds.finite && odds.power == 0 && is_normal(row.now.factor);
         for (size_t at = 0; at < t->n; at += ROOM) {
             const size_t count = t->n - at < ROOM ? t->n - at : ROOM;
             const double *x = fetched_64(t, &t->x, lanes, r, 1, at, count, 0, room.x, room.raw);
-            if (odds.finite && odds.power == 0)
+            if (regular)
                 run_pass_64(t, lanes, PASS_PUT_VJP, &row, &(struct block_64){x, ones, room.mask, 0}, 0, room.out, count,
                             NULL);
             else

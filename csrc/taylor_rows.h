@@ -9,12 +9,14 @@
 #define WORD uint32_t
 #define OWN STORED_F32
 #define LARGEST 0x1p126f
+#define LEAST 0x1p-126f
 #else
 #define NAME(name) name##_64
 #define REAL double
 #define WORD uint64_t
 #define OWN STORED_F64
 #define LARGEST 0x1p960
+#define LEAST 0x1p-1022
 #endif
 
 struct NAME(room) {
@@ -119,7 +121,8 @@ FASTK_INLINE void NAME(run_pass)(const struct task *t, const NAME(lanes) * lanes
         entry[t->plain](row, x, g, mask, out, whole, state);
     if (rest)
         NAME(run_rest)
-    (t, entry[0], row, x + whole, g ? g + whole : NULL, mask + whole, out ? out + whole : NULL, rest, state);
+    (t, entry[0], row, x + whole, g ? g + whole : NULL, t->masked ? mask + whole : NULL, out ? out + whole : NULL, rest,
+     state);
 }
 
 /* Results of some rows to where they go. */
@@ -173,7 +176,11 @@ static int NAME(finished)(const struct task *t, struct NAME(row) * row, const st
         break;
     }
     row->now.mean = (REAL)(sums->second / safe);
-    return !(sum < (double)LARGEST && fabs(sums->second) < (double)LARGEST);
+    /* A factor that is not normal has lost places; so has the mean of the log form, which a sum of f made small. */
+    const REAL factor = row->now.factor;
+    const int whole = t->op == SOFTMAX_VJP || sums->second == 0 || fabs(sums->second / safe) >= (double)LEAST;
+    return !(sum < (double)LARGEST && fabs(sums->second) < (double)LARGEST && factor >= LEAST && factor <= 1 / LEAST &&
+             whole);
 }
 
 FASTK_INLINE REAL NAME(largest)(REAL *lane) {
@@ -378,3 +385,4 @@ static void NAME(rows)(const struct task *t, const NAME(lanes) * lanes) {
 #undef WORD
 #undef OWN
 #undef LARGEST
+#undef LEAST

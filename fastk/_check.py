@@ -33,6 +33,13 @@ def real(value: Any, name: str, allowed: str) -> float:
         return math.inf
 
 
+def boolean(value: Any, name: str) -> bool:
+    """`value` as a bool; TypeError if it is none, of Python's or NumPy's."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        return bool(value)
+    raise TypeError(f"{name}={value!r}: a bool is needed")
+
+
 def finite(value: Any, name: str, above: float | None = None) -> float:
     """`value` as a float; TypeError or ValueError if it is not a finite real number, or not above what is given."""
     allowed = "a finite number is needed" if above is None else f"a finite number above {above:g} is needed"

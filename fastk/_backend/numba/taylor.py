@@ -898,9 +898,9 @@ def convert_vectors(typing_context, code, start, to, n):
 
 # ---- what a call is about: t, its words
 
-compiled = njit(error_model="numpy", forceinline=False)
-shared = njit(error_model="numpy", forceinline=False, cache=True)
-inlined = njit(error_model="numpy", forceinline=True)
+INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+compiled, inlined = njit(forceinline=False, **INNER), njit(forceinline=True, **INNER)
+shared = njit(forceinline=False, cache=True, **INNER)
 
 
 @inlined
