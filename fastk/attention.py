@@ -391,7 +391,8 @@ def taylor_attention(
     (d + 1) (d + 2) / 2 rows of 256 + 4 dv elements too, if that is more.
 
     A nan or inf in a query or key makes the rows that depend on it nan. So does what leaves the range: the square of a
-    score (float32: of some 1e18), and in the linear form the square of a component of ``scale * q`` or of k. What a
+    score (float32: of some 1e18), the sum of weights times values, and in the linear form the square of a component of
+    ``scale * q`` or of k. What a
     query does not see leaves no trace in its result, not even a nan.
 
     Unlike softmax's, these weights change if a constant is added to all scores, and a score below -1 weighs the more,

@@ -25,6 +25,7 @@ from .mitchell_gemm import bytes_of, offset
 # Arguments are int64 throughout: of a function that takes a literal, numba makes one for each.
 NUMBERS = tuple(map(np.int64, range(32)))
 ZERO, ONE = NUMBERS[:2]
+LEAST, MOST = 2.0**-1022, 1.7976931348623157e308  # normal numbers
 F16, BF16, F32, F64 = NUMBERS[:4]
 SOFTMAX, LOG, SOFTMAX_VJP, LOG_VJP, FAST, EXP, GELU, GELU_TANH, GELU_SIGMOID, OPS = NUMBERS[:10]
 ORDER_2, ORDER_4, ANY_ORDER, KINDS = NUMBERS[:4]
@@ -1039,11 +1040,11 @@ def wide_value(t, p, degree, x):
     if abs(x) < 2.0**30 and abs(x * rate) < 2.0**30:
         x *= rate
     else:
-        k = exponent(x)
-        x = scaled(x, -k) * rate
+        own, of_rate = exponent(x), exponent(rate)
+        x = scaled(x, -own) * scaled(rate, -of_rate)
         more = exponent(x)
         x = scaled(x, -more)
-        k += more
+        k = own + of_rate + more
         if k <= 30:
             x = scaled(x, k)
             k = 0
@@ -1069,7 +1070,8 @@ def slope_at(t, x):
         return 0.0, ZERO
     lead = plan_at(t, PLAN_SLOPE + POLY_LEAD) / plan_at(t, PLAN_VALUE + POLY_LEAD)
     d, power = wide_value(t, PLAN_SLOPE, t[ORDER] - 1, x)
-    return d * (lead * plan_at(t, PLAN_RATE)), power
+    k = exponent(plan_at(t, PLAN_RATE))
+    return d * (lead * scaled(plan_at(t, PLAN_RATE), -k)), power + k
 
 
 @inlined
@@ -1308,8 +1310,15 @@ def finished(t, now, first, second, state):
     factor = ratio if t[OP] == LOG_VJP else ratio / safe if t[OP] == SOFTMAX_VJP else 1 / safe
     set_number(now, FACTOR, t[WIDE], factor)
     set_number(now, MEAN, t[WIDE], second / safe)
-    largest = 2.0**960 if t[WIDE] else 2.0**126
-    return not (first < largest and abs(second) < largest)
+    largest, least = (2.0**960, LEAST) if t[WIDE] else (2.0**126, 2.0**-126)
+    if not (first < largest and abs(second) < largest):
+        return True
+    if not takes_g(t):
+        return False
+    factor = number_at(now, FACTOR, t[WIDE])
+    if not least <= factor <= 1 / least:
+        return True
+    return t[OP] == LOG_VJP and second != 0 and abs(second / safe) < least
 
 
 @compiled
@@ -1430,21 +1439,21 @@ def run(t):
 
 @compiled
 def irregular_odds(t, r, label, z):
-    """f at the label, the sum of the others, both times 2^-power; and whether all numbers are finite."""
-    own, others, power = 0.0, 0.0, 0
+    """f at the label and its power of two, the sum of the others times 2^-power, and whether all numbers are finite."""
+    own, own_power, others, power = 0.0, ZERO, 0.0, ZERO
     for step in range(2):
         for at in range(t[N]):
             x = z if at == label else loaded(t, X, r, at)
             if not abs(x) < np.inf:
-                return own, others, power, False
+                return own, own_power, others, power, False
             f, its_power = f_at(t, x)
             if step == 0:
                 power = max(power, its_power)
             elif at == label:
-                own = scaled(f, its_power - power)
+                own, own_power = f, its_power
             else:
                 others += scaled(f, its_power - power)
-    return own, others, power, True
+    return own, own_power, others, power, True
 
 
 @compiled
@@ -1464,31 +1473,35 @@ def odds_of(t, r, label, z):
     if others < 2.0**960 and abs(z * plan_at(t, PLAN_RATE)) < 2.0**30:
         own, power = f_at(t, z)
         if power == 0:
-            return own, others, 0, True
+            return own, ZERO, others, ZERO, True
     return irregular_odds(t, r, label, z)
 
 
 @compiled
 def loss(t, r, label):
-    own, others, _, finite = odds_of(t, r, label, loaded(t, X, r, label) - plan_at(t, PLAN_MARGIN))
+    z = loaded(t, X, r, label) - plan_at(t, PLAN_MARGIN)
+    own, own_power, others, power, finite = odds_of(t, r, label, z)
     if not finite:
         return np.nan
-    return log_1p(others / own) if others / own <= 1 else -log_of(own / (own + others), 0)
+    here = scaled(own, own_power - power)
+    return log_1p(others / here) if others / here <= 1 else -log_of(own / (here + others), own_power - power)
 
 
 @compiled
 def slopes(t, r, label, g):
     """The gradient of a row's loss, times g."""
     z, now, out = loaded(t, X, r, label) - plan_at(t, PLAN_MARGIN), room(t, NOWS), room(t, OUT_ROOM)
-    own, others, power, finite = odds_of(t, r, label, z)
-    total = own + others
+    own, own_power, others, power, finite = odds_of(t, r, label, z)
+    total = scaled(own, own_power - power) + others
     lead = plan_at(t, PLAN_RATE) * plan_at(t, PLAN_SLOPE + POLY_LEAD) / plan_at(t, PLAN_VALUE + POLY_LEAD)
     set_number(now, MEAN, 1, 0.0)
-    set_number(now, FACTOR, 1, lead / total * g)
+    factor = lead / total * g
+    regular = finite and power == 0 and LEAST <= abs(factor) <= MOST
+    set_number(now, FACTOR, 1, factor)
     for at in range(0, t[N], BLOCK):
         count = min(BLOCK, t[N] - at)
         x = fetched(t, X, r, ONE, at, count, ZERO, room(t, X_ROOM))
-        if finite and power == 0:
+        if regular:
             run_pass(t, PASS_PUT_VJP, now, x, room(t, G_ROOM), room(t, EVERY), out, count, now)
         else:
             for i in range(count):
