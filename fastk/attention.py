@@ -392,8 +392,7 @@ def taylor_attention(
 
     A nan or inf in a query or key makes the rows that depend on it nan. So does what leaves the range: the square of a
     score (float32: of some 1e18), the sum of weights times values, and in the linear form the square of a component of
-    ``scale * q`` or of k. What a
-    query does not see leaves no trace in its result, not even a nan.
+    ``scale * q`` or of k. What a query does not see leaves no trace in its result, not even a nan.
 
     Unlike softmax's, these weights change if a constant is added to all scores, and a score below -1 weighs the more,
     the lower it is.

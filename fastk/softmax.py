@@ -216,7 +216,8 @@ def _apply(
 ) -> Any:
     kind, shape = KINDS[x.dtype], x.shape
     # Nearly all calls are of this kind, and quickly seen to be right.
-    if where is None and g is None and shape and (op >= EXP or (type(axis) is int and axis == -1)) and x.flags.c_contiguous and x.size:
+    last = op >= EXP or (type(axis) is int and axis == -1)
+    if last and where is None and g is None and shape and x.flags.c_contiguous and x.size:
         result = np.empty(shape, x.dtype) if out is None else out
         if out is None or (
             type(out) is np.ndarray
@@ -610,7 +611,7 @@ def taylor_cross_entropy(
             words = single.view(np.uint32)
             words -= np.abs(single) > np.abs(loss)
             words |= words.view(np.float32) != loss
-            loss = single
+            return single.astype(dtype).reshape(np.shape(labels))[()]
         return loss.astype(dtype).reshape(np.shape(labels))[()]
 
 
@@ -696,8 +697,8 @@ def fast_softmax(
     nan if it has a nan or +inf, or if all that counts is -inf.
 
     The total-variation distance to softmax is at most ``fast_softmax_error(order, n)`` for rows of n elements. Of
-    standard normal logits it is some 1.5e-3 (order 2) and 1.4e-6 (order 4). The bits do not depend on the backend, the ISA level, the
-    threads or the strides.
+    standard normal logits it is some 1.5e-3 (order 2) and 1.4e-6 (order 4). The bits do not depend on the backend, the
+    ISA level, the threads or the strides.
 
     Examples
     --------
@@ -738,8 +739,9 @@ def gelu(x: ArrayLike, approximate: str = "none", *, out: Array | None = None) -
     Notes
     -----
     The exact form's relative error is at most 1e-6 for x >= -13 (float64: 1e-14 for x >= -37) where the result is a
-    normal number, in the left tail too; left of that the result is -0. The error of the others, beside their formulas, is at most 4 units in the last place
-    of x. +inf gives inf, -inf gives -0. The bits do not depend on the backend, the ISA level or the strides.
+    normal number, in the left tail too; left of that the result is -0. The error of the others, beside their formulas,
+    is at most 4 units in the last place of x. +inf gives inf, -inf gives -0. The bits do not depend on the backend, the
+    ISA level or the strides.
 
     Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016.
 
