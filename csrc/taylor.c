@@ -567,13 +567,13 @@ static void entropy(struct task *t, int level, const int64_t *labels, double *lo
                     const struct wide d = wide_slope(plan, x[i]);
                     room.out[i] = odds.finite ? scaled(d.size / sum, d.power - odds.power) * g[r] : NAN;
                 }
-            for (size_t i = 0; i < count; i++)
-                if (room.out[i] != room.out[i])
-                    room.out[i] = NAN;
             if (odds.finite && label - at < count) {
                 const struct wide d = wide_slope(plan, z), f = wide_value(plan, plan + PLAN_VALUE, order, z);
                 room.out[label - at] = -scaled(d.size / f.size, d.power - f.power) * (odds.others / sum) * g[r];
             }
+            for (size_t i = 0; i < count; i++)
+                if (room.out[i] != room.out[i])
+                    room.out[i] = NAN;
             stored_64(t, lanes, r, 1, at, count, 0, room.out, room.raw);
         }
     }

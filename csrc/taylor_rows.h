@@ -65,6 +65,10 @@ static const WORD *NAME(fetched_mask)(const struct task *t, const NAME(lanes) * 
                                       size_t n, size_t pitch, WORD *to, uint64_t *raw) {
     if (!t->masked)
         return NAME(all);
+    if (tile == 1 && contiguous(t, &t->where, 1)) {
+        lanes->words(element(t, &t->where, r, at), to, n);
+        return to;
+    }
     gather(t, &t->where, 1, r, tile, at, n, pitch, raw);
     for (size_t i = 0; i < tile; i++)
         lanes->words((const char *)raw + i * pitch, to + i * pitch, n);
@@ -360,10 +364,10 @@ static void NAME(rows)(const struct task *t, const NAME(lanes) * lanes) {
     }
     const int direct = t->storage == OWN && contiguous(t, &t->x, sizeof(REAL)) && contiguous(t, &t->out, sizeof(REAL));
     if (t->op >= EXP) {
-        const size_t n = t->m * t->n, chunk = direct ? n : ROOM;
+        const size_t n = t->m * t->n;
         for (size_t r = 0; r < t->rows; r++)
-            for (size_t at = 0; at < n; at += chunk)
-                NAME(map)(t, &row, lanes, &room, r, at, n - at < chunk ? n - at : chunk, direct);
+            for (size_t at = 0; at < n; at += ROOM)
+                NAME(map)(t, &row, lanes, &room, r, at, n - at < ROOM ? n - at : ROOM, direct);
         return;
     }
     const intptr_t apart = t->x.row < 0 ? -t->x.row : t->x.row, step = t->x.step < 0 ? -t->x.step : t->x.step;

@@ -22,6 +22,7 @@ from fastk._backend import BACKENDS, Kernels, c
 # A level or a backend is set for a whole test, so examples may share the fixture.
 COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 settings.register_profile("default", max_examples=40, **COMMON)
+settings.register_profile("few", max_examples=15, **COMMON)
 settings.register_profile("ci", max_examples=400, print_blob=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "default")
 

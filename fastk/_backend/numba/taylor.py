@@ -1507,13 +1507,13 @@ def slopes(t, r, label, g):
             for i in range(count):
                 d, its_power = slope_at(t, number_at(x, i, 1))
                 set_number(out, i, 1, scaled(d / total, its_power - power) * g if finite else np.nan)
-        for i in range(count):
-            value = number_at(out, i, 1)
-            set_number(out, i, 1, value if value == value else np.nan)
         if finite and at <= label < at + count:
             d, d_power = slope_at(t, z)
             f, f_power = f_at(t, z)
             set_number(out, label - at, 1, -scaled(d / f, d_power - f_power) * (others / total) * g)
+        for i in range(count):
+            value = number_at(out, i, 1)
+            set_number(out, i, 1, value if value == value else np.nan)
         stored(t, r, at, count, out)
 
 
