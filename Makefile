@@ -22,7 +22,7 @@ demo: $(VENV)/with-io ## shuffle a real text corpus out of core, check the resul
 
 # From tests/ and without `python -m`, so that the package under test is the installed one and not the source tree.
 test: $(VENV)/with-test,io ## run the tests, and the examples in the docstrings, on the installed package
-	. $(BIN)/activate && cd tests && pytest -c ../pyproject.toml --rootdir .. --ignore-glob='/*/fastk/_build.py' . --pyargs fastk $(ARGS)
+	. $(BIN)/activate && cd tests && pytest -c ../pyproject.toml --rootdir .. -n auto --dist worksteal --ignore-glob='/*/fastk/_build.py' . --pyargs fastk $(ARGS)
 
 lint: $(VENV)/with-test,io ## ruff, mypy and clang-format
 	$(BIN)/ruff check .

@@ -1333,16 +1333,3 @@ def test_signatures():
         assert str(inspect.Signature(parameters)) == wanted
     assert fastk.softmax is softmax
     assert fastk.fast_softmax_error is softmax.fast_softmax_error
-
-
-def test_plot(monkeypatch):
-    pytest.importorskip("matplotlib").use("Agg")
-    from matplotlib import pyplot
-
-    figure, ax = pyplot.subplots()
-    assert softmax.plot_taylor((2, 6), ax) is ax
-    curves = [line.get_xydata().T for line in ax.lines if len(line.get_xdata()) > 20]
-    for order in (2, 6):
-        assert any(np.allclose(y, oracle.taylor(x, order), rtol=1e-5) for x, y in curves)
-    figure.canvas.draw()
-    pyplot.close("all")
