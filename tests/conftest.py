@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,10 @@ settings.register_profile("default", max_examples=40, **COMMON)
 settings.register_profile("few", max_examples=15, **COMMON)
 settings.register_profile("ci", max_examples=400, print_blob=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "default")
+
+# What is started in the background with SIGINT ignored would pass that on to the programs under test.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def variants() -> list[str]:
