@@ -12,7 +12,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc fastk -name '*.[ch]' -o -name '*.py')
 
-.PHONY: help demo test lint bench bench-shuffle bench-mitchell bench-softmax clean
+.PHONY: help demo test lint bench bench-shuffle bench-mitchell bench-softmax bench-hashing clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 21
@@ -30,7 +30,7 @@ lint: $(VENV)/with-test,io ## ruff, mypy and clang-format
 	@if command -v clang-format >/dev/null; then set -x; clang-format --dry-run --Werror csrc/*.[ch]; \
 	else echo "clang-format is not installed: csrc/ was not checked"; fi
 
-bench: bench-shuffle bench-mitchell bench-softmax ## all measurements; ARGS is for one of them alone
+bench: bench-shuffle bench-mitchell bench-softmax bench-hashing ## all measurements; ARGS is for one of them alone
 
 bench-shuffle: $(VENV)/with-bench ## measure the shuffle against cp, shuf and terashuf
 	@$(BIN)/python bench/bench_shuffle.py $(ARGS)
@@ -40,6 +40,9 @@ bench-mitchell: $(VENV)/with-bench ## measure Mitchell arithmetic against NumPy 
 
 bench-softmax: $(VENV)/with-bench ## measure the Taylor softmax, GELU and attention against torch and SciPy
 	@$(BIN)/python bench/bench_softmax.py $(ARGS)
+
+bench-hashing: $(VENV)/with-bench ## measure projection, hashing and search against faiss, FFHT and scikit-learn
+	@$(BIN)/python bench/bench_hashing.py $(ARGS)
 
 clean: ## remove everything that can be made again
 	rm -rf $(VENV) build dist demo-out *.egg-info fastk/*.so fastk/_c.c

@@ -9,8 +9,9 @@ enum {
         1u << 12 | 1u << 22 | 1u << 23 | 1u << 27 | 1u << 28 | 1u << 29, /* fma movbe popcnt osxsave avx f16c */
     LEAF7_EBX_V3 = 1u << 3 | 1u << 5 | 1u << 8,                          /* bmi avx2 bmi2 */
     LEAFX_ECX_V3 = 1u << 5,                                              /* lzcnt */
-    XCR0_V3 = 0x06,                                                      /* xmm and ymm state */
-    XCR0_V4 = 0xe6                                                       /* and opmask, zmm0-15, zmm16-31 */
+    LEAF7_ECX_VPOPCNTDQ = 1u << 14,
+    XCR0_V3 = 0x06, /* xmm and ymm state */
+    XCR0_V4 = 0xe6  /* and opmask, zmm0-15, zmm16-31 */
 };
 static const uint32_t LEAF7_EBX_V4 = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31; /* f dq cd bw vl */
 
@@ -35,8 +36,14 @@ static int probe(void) {
         return FASTK_V3;
     return FASTK_V4;
 }
+
+static int counts_words(void) {
+    uint32_t a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & LEAF7_ECX_VPOPCNTDQ) != 0;
+}
 #else
 static int probe(void) { return FASTK_BASE; }
+static int counts_words(void) { return 0; }
 #endif
 
 #define ENTRY_BASE(name) .name = fastk_##name##_base,
@@ -54,12 +61,15 @@ static const struct fastk_table levels[] = {
 /* Usable before any selection: the base level runs everywhere. */
 struct fastk_table fastk_active = {FASTK_KERNELS(ENTRY_BASE)};
 
+int fastk_vectors_count = 0;
+
 int fastk_isa_max(void) { return probe(); }
 
 int fastk_isa_select(int level) {
     if (level < FASTK_BASE || level > probe())
         return -1;
     fastk_active = levels[level];
+    fastk_vectors_count = level == FASTK_V4 && counts_words();
     return level;
 }
 

@@ -15,6 +15,11 @@ const char *fastk_compiler(void);
 
 void fastk_philox_fill(uint64_t key0, uint64_t key1, uint64_t start, uint64_t *out, size_t n);
 
+void fastk_philox_rows(uint64_t key0, uint64_t key1, uint64_t tag, uint64_t first_row, uint64_t first, uint64_t *out,
+                       size_t size, size_t n);
+void fastk_philox_normal(uint64_t key0, uint64_t key1, uint64_t tag, uint64_t first_row, uint64_t first, double *out,
+                         size_t size, size_t n);
+
 size_t fastk_find_byte(const uint8_t *buf, size_t n, uint8_t byte);
 size_t fastk_rfind_byte(const uint8_t *buf, size_t n, uint8_t byte);
 size_t fastk_count_byte(const uint8_t *buf, size_t n, uint8_t byte);
@@ -118,5 +123,69 @@ void fastk_taylor_loss_vjp_f32(const double *g, const float *x, intptr_t x_step0
 void fastk_taylor_loss_vjp_f64(const double *g, const double *x, intptr_t x_step0, intptr_t x_step1,
                                const int64_t *label, double *out, intptr_t out_step0, intptr_t out_step1, size_t rows,
                                size_t n, const double *plan);
+
+void fastk_hadamard_f32(const float *x, float *out, size_t size, size_t n, size_t inner, uint8_t normalize);
+void fastk_hadamard_f64(const double *x, double *out, size_t size, size_t n, size_t inner, uint8_t normalize);
+void fastk_simhash_f32(const float *x, intptr_t x_step0, intptr_t x_step1, uint8_t *code, intptr_t code_step0,
+                       intptr_t code_step1, const float *table, float *work, size_t rows, size_t d, size_t bytes,
+                       size_t bits, size_t p, size_t table_size);
+void fastk_simhash_f64(const double *x, intptr_t x_step0, intptr_t x_step1, uint8_t *code, intptr_t code_step0,
+                       intptr_t code_step1, const double *table, double *work, size_t rows, size_t d, size_t bytes,
+                       size_t bits, size_t p, size_t table_size);
+void fastk_srht_f32(const float *x, intptr_t x_step0, intptr_t x_step1, float *out, intptr_t out_step0,
+                    intptr_t out_step1, const float *sign, const uint32_t *sample, const float *scale, float *work,
+                    size_t rows, size_t d, size_t k, size_t p);
+void fastk_srht_f64(const double *x, intptr_t x_step0, intptr_t x_step1, double *out, intptr_t out_step0,
+                    intptr_t out_step1, const double *sign, const uint32_t *sample, const double *scale, double *work,
+                    size_t rows, size_t d, size_t k, size_t p);
+size_t fastk_sparse_project_f32(const float *x, intptr_t x_step0, intptr_t x_step1, float *out, intptr_t out_step0,
+                                intptr_t out_step1, const int64_t *start, const uint32_t *entry, const float *scale,
+                                float *work, size_t rows, size_t d, size_t k, size_t k1, size_t nonzeros, size_t room);
+size_t fastk_sparse_project_f64(const double *x, intptr_t x_step0, intptr_t x_step1, double *out, intptr_t out_step0,
+                                intptr_t out_step1, const int64_t *start, const uint32_t *entry, const double *scale,
+                                double *work, size_t rows, size_t d, size_t k, size_t k1, size_t nonzeros, size_t room);
+void fastk_sparse_project_csr_f32(const float *data, const int64_t *column, const int64_t *start, float *out,
+                                  intptr_t out_step0, intptr_t out_step1, const int64_t *first, const uint32_t *entry,
+                                  const float *scale, size_t nnz, size_t rows1, size_t rows, size_t k, size_t d1,
+                                  size_t nonzeros);
+void fastk_sparse_project_csr_f64(const double *data, const int64_t *column, const int64_t *start, double *out,
+                                  intptr_t out_step0, intptr_t out_step1, const int64_t *first, const uint32_t *entry,
+                                  const double *scale, size_t nnz, size_t rows1, size_t rows, size_t k, size_t d1,
+                                  size_t nonzeros);
+void fastk_pack_signs_f32(const float *x, intptr_t x_step0, intptr_t x_step1, uint8_t *code, intptr_t code_step0,
+                          intptr_t code_step1, size_t rows, size_t n, size_t bytes);
+void fastk_pack_signs_f64(const double *x, intptr_t x_step0, intptr_t x_step1, uint8_t *code, intptr_t code_step0,
+                          intptr_t code_step1, size_t rows, size_t n, size_t bytes);
+
+size_t fastk_hamming_topk(const uint8_t *query, intptr_t query_step0, intptr_t query_step1, const uint8_t *code,
+                          intptr_t code_step0, intptr_t code_step1, int32_t *distance, intptr_t distance_step0,
+                          intptr_t distance_step1, int64_t *id, intptr_t id_step0, intptr_t id_step1, uint64_t *work,
+                          size_t queries, size_t n, size_t bytes, size_t k, int64_t first, size_t room);
+size_t fastk_hamming_range(const uint8_t *query, intptr_t query_step0, intptr_t query_step1, const uint8_t *code,
+                           intptr_t code_step0, intptr_t code_step1, const int64_t *position, int64_t *count,
+                           int32_t *distance, int64_t *id, uint64_t *work, size_t queries, size_t n, size_t bytes,
+                           int64_t radius, int64_t first, size_t hits, size_t room);
+void fastk_hamming_pairs(const uint8_t *a, intptr_t a_step0, intptr_t a_step1, const uint8_t *b, intptr_t b_step0,
+                         intptr_t b_step1, int32_t *out, size_t rows, size_t bytes);
+
+size_t fastk_lsh_unit(const float *x, intptr_t x_step0, intptr_t x_step1, float *out, size_t rows, size_t d,
+                      size_t width, size_t size);
+void fastk_lsh_project(const float *x, intptr_t x_step0, intptr_t x_step1, float *out, intptr_t out_step0,
+                       intptr_t out_step1, const float *table, float *work, size_t rows, size_t d, size_t bits,
+                       size_t p, size_t table_size);
+size_t fastk_lsh_build(const uint8_t *code, uint32_t *start, uint32_t *position, uint64_t *key, size_t n, size_t bytes,
+                       size_t tables, size_t first, size_t n_bits, size_t prefix, size_t code_size, size_t start_size,
+                       size_t position_size, size_t key_size);
+size_t fastk_lsh_probes(const float *projection, uint64_t *bucket, uint64_t *work, size_t rows, size_t tables,
+                        size_t n_bits, size_t probes, size_t projection_size, size_t bucket_size, size_t room);
+size_t fastk_lsh_small(const float *row, uint8_t *small, float *scale, size_t n, size_t width, size_t small_width,
+                       size_t row_size, size_t small_size);
+size_t fastk_lsh_query(const float *query, const uint64_t *bucket, const float *row, const uint8_t *small,
+                       const float *scale, const int64_t *id, const uint64_t *removed, const uint32_t *start,
+                       const uint32_t *position, const uint64_t *key, float *cosine, int64_t *neighbor,
+                       int64_t *candidates, uint64_t *work, size_t queries, size_t tables, size_t probes, size_t k,
+                       size_t width, size_t small_width, size_t n, size_t n_bits, size_t starts, size_t query_size,
+                       size_t bucket_size, size_t row_size, size_t small_size, size_t scales, size_t words,
+                       size_t start_size, size_t position_size, size_t key_size, size_t found, size_t room);
 
 #endif

@@ -59,7 +59,30 @@
     X(taylor_loss_vjp_f16)                                                                                             \
     X(taylor_loss_vjp_bf16)                                                                                            \
     X(taylor_loss_vjp_f32)                                                                                             \
-    X(taylor_loss_vjp_f64)
+    X(taylor_loss_vjp_f64)                                                                                             \
+    X(philox_rows)                                                                                                     \
+    X(philox_normal)                                                                                                   \
+    X(lsh_unit)                                                                                                        \
+    X(lsh_project)                                                                                                     \
+    X(lsh_build)                                                                                                       \
+    X(lsh_small)                                                                                                       \
+    X(lsh_probes)                                                                                                      \
+    X(lsh_query)                                                                                                       \
+    X(hadamard_f32)                                                                                                    \
+    X(hadamard_f64)                                                                                                    \
+    X(simhash_f32)                                                                                                     \
+    X(simhash_f64)                                                                                                     \
+    X(srht_f32)                                                                                                        \
+    X(srht_f64)                                                                                                        \
+    X(sparse_project_f32)                                                                                              \
+    X(sparse_project_f64)                                                                                              \
+    X(sparse_project_csr_f32)                                                                                          \
+    X(sparse_project_csr_f64)                                                                                          \
+    X(pack_signs_f32)                                                                                                  \
+    X(pack_signs_f64)                                                                                                  \
+    X(hamming_pairs)                                                                                                   \
+    X(hamming_topk)                                                                                                    \
+    X(hamming_range)
 
 enum { FASTK_BASE = 0, FASTK_V3 = 1, FASTK_V4 = 2 };
 
@@ -82,6 +105,13 @@ enum { FASTK_BASE = 0, FASTK_V3 = 1, FASTK_V4 = 2 };
 #define FASTK_LANES _Pragma("GCC ivdep")
 #endif
 
+/* Elements of two vectors of integers, by number. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define FASTK_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define FASTK_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (__typeof__(a)){__VA_ARGS__})
+#endif
+
 /* The type of a table entry is the type of the exported function, so a prototype is written once, in fastk.h. */
 #define FASTK_MEMBER(name) __typeof__(&fastk_##name) name;
 struct fastk_table {
@@ -96,6 +126,10 @@ extern struct fastk_table fastk_active;
     __typeof__(fastk_##name) fastk_##name##_v4;
 FASTK_KERNELS(FASTK_DECLARE_LEVELS)
 #undef FASTK_DECLARE_LEVELS
+
+/* Whether vectors of the highest level count bits (AVX512_VPOPCNTDQ), which not every processor of that level does;
+ * set with the level. */
+extern int fastk_vectors_count;
 
 /* FASTK_ARGS(a, b) gives a body its level as a first, constant argument. */
 #define FASTK_ARGS(...) __VA_ARGS__)

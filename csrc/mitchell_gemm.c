@@ -51,12 +51,6 @@ static size_t depth_of(size_t k) {
 #define FASTK_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-#if defined(__clang__) || __GNUC__ >= 12
-#define FASTK_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define FASTK_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (__typeof__(a)){__VA_ARGS__})
-#endif
-
 #define SCALE 32
 #define WHOLE 0
 #define LANE_BYTES 16

@@ -22,8 +22,9 @@ typedef struct {
     uint64_t word[4];
 } philox_block_t;
 
-FASTK_INLINE philox_block_t philox_block(uint64_t key0, uint64_t key1, uint64_t block) {
-    uint64_t c0 = block + 1, c1 = c0 == 0, c2 = 0, c3 = 0;
+/* Block of the stream whose counter begins at (0, row, 0, tag), as numpy.random.Philox(key, counter) takes it. */
+FASTK_INLINE philox_block_t philox_block_of(uint64_t key0, uint64_t key1, uint64_t row, uint64_t tag, uint64_t block) {
+    uint64_t c0 = block + 1, c1 = row + (c0 == 0), c2 = c0 == 0 && c1 == 0, c3 = tag;
     for (int round = 0; round < 10; ++round) {
         fastk_u128 p0 = (fastk_u128)PHILOX_M0 * c0, p1 = (fastk_u128)PHILOX_M1 * c2;
         c0 = (uint64_t)(p1 >> 64) ^ c1 ^ key0;
@@ -34,6 +35,10 @@ FASTK_INLINE philox_block_t philox_block(uint64_t key0, uint64_t key1, uint64_t 
         key1 += PHILOX_W1;
     }
     return (philox_block_t){{c0, c1, c2, c3}};
+}
+
+FASTK_INLINE philox_block_t philox_block(uint64_t key0, uint64_t key1, uint64_t block) {
+    return philox_block_of(key0, key1, 0, 0, block);
 }
 
 #endif

@@ -11,8 +11,18 @@ from ._version import __version__
 from .config import config, set_num_threads
 
 if TYPE_CHECKING:
-    from . import attention, mitchell, shuffle, softmax
-    from .attention import taylor_attention
+    from . import attention, hashing, index, mitchell, projection, shuffle, softmax
+    from .attention import performer_attention, taylor_attention
+    from .hashing import (
+        BioHash,
+        CrossPolytopeHash,
+        FlyHash,
+        SimHash,
+        hamming_distance,
+        hamming_range,
+        hamming_topk,
+    )
+    from .index import LSHIndex
     from .mitchell import (
         MitchellError,
         mitchell_conv2d,
@@ -29,6 +39,19 @@ if TYPE_CHECKING:
         mitchell_sqrt,
         mitchell_square,
         mitchell_ufunc,
+    )
+    from .projection import (
+        RandomProjection,
+        Whitening,
+        angle_cdf,
+        angle_pdf,
+        entropy_min_dim,
+        hadamard_transform,
+        johnson_lindenstrauss_min_dim,
+        positive_random_features,
+        positive_random_features_variance,
+        randomized_svd,
+        randomized_svd_error,
     )
     from .shuffle import ShuffleReport, shuffle_file
     from .softmax import (
@@ -49,16 +72,33 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "BioHash",
+    "CrossPolytopeHash",
+    "FlyHash",
+    "LSHIndex",
     "MitchellError",
+    "RandomProjection",
     "ShuffleReport",
+    "SimHash",
     "TaylorError",
     "TaylorMinimum",
+    "Whitening",
     "__version__",
+    "angle_cdf",
+    "angle_pdf",
     "attention",
     "config",
+    "entropy_min_dim",
     "fast_softmax",
     "fast_softmax_error",
     "gelu",
+    "hadamard_transform",
+    "hamming_distance",
+    "hamming_range",
+    "hamming_topk",
+    "hashing",
+    "index",
+    "johnson_lindenstrauss_min_dim",
     "log_taylor_softmax",
     "log_taylor_softmax_vjp",
     "mitchell",
@@ -76,6 +116,12 @@ __all__ = [
     "mitchell_sqrt",
     "mitchell_square",
     "mitchell_ufunc",
+    "performer_attention",
+    "positive_random_features",
+    "positive_random_features_variance",
+    "projection",
+    "randomized_svd",
+    "randomized_svd_error",
     "set_num_threads",
     "shuffle",
     "shuffle_file",
@@ -90,9 +136,18 @@ __all__ = [
     "taylor_softmax_vjp",
 ]
 
-_MODULES = ("attention", "mitchell", "shuffle", "softmax")
-_LAZY = dict.fromkeys(("shuffle_file", "ShuffleReport"), "shuffle") | {"taylor_attention": "attention"}
-_LAZY |= {name: "mitchell" for name in __all__ if name.lower().startswith("mitchell") and name != "mitchell"}
+_MODULES = ("attention", "hashing", "index", "mitchell", "projection", "shuffle", "softmax")
+_NAMES = {
+    "attention": "performer_attention taylor_attention",
+    "hashing": "BioHash CrossPolytopeHash FlyHash SimHash hamming_distance hamming_range hamming_topk",
+    "index": "LSHIndex",
+    "mitchell": " ".join(name for name in __all__ if name.lower().startswith("mitchell") and name != "mitchell"),
+    "projection": "RandomProjection Whitening angle_cdf angle_pdf entropy_min_dim hadamard_transform"
+    " johnson_lindenstrauss_min_dim positive_random_features positive_random_features_variance randomized_svd"
+    " randomized_svd_error",
+    "shuffle": "ShuffleReport shuffle_file",
+}
+_LAZY = {name: module for module, names in _NAMES.items() for name in names.split()}
 _LAZY |= {name: "softmax" for name in __all__ if name not in _LAZY and name not in _MODULES}
 
 

@@ -10,9 +10,13 @@ from pathlib import Path
 
 from cffi import FFI
 
-SOURCES = ["dispatch.c", "mitchell.c", "mitchell_gemm.c", "records.c", "taylor.c"]
+SOURCES = [
+    *("dispatch.c", "hadamard.c", "hamming.c", "lsh.c", "mitchell.c", "mitchell_gemm.c", "project.c"),
+    *("records.c", "taylor.c"),
+]
 HEADERS = [
     *("fastk.h", "isa.h", "half.h", "philox.h"),
+    *("hadamard.h", "hadamard_lanes.h", "hamming_lanes.h", "lsh_lanes.h", "project_kernels.h", "rounds.h"),
     *("mitchell.h", "mitchell_lanes.h", "mitchell_scale.h", "mitchell_tile.h"),
     *("taylor.h", "taylor_lanes.h", "taylor_rows.h"),
 ]
@@ -46,6 +50,7 @@ ffibuilder.set_source(
     sources=[f"csrc/{name}" for name in SOURCES],
     depends=[f"csrc/{name}" for name in HEADERS],
     include_dirs=["csrc"],
+    libraries=["m"],
     define_macros=macros,
     extra_compile_args=compile_args,
     extra_link_args=link_args,

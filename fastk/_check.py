@@ -23,6 +23,11 @@ def integer(value: Any, name: str, least: int, most: int | None = None, most_tex
     return number
 
 
+def check_seed(seed: Any) -> int:
+    """`seed` as an int; TypeError or ValueError if it is no key of Philox."""
+    return integer(seed, "seed", 0, 2**128 - 1, "2**128 - 1")
+
+
 def real(value: Any, name: str, allowed: str) -> float:
     """`value` as a float, inf if it is too large for one; TypeError if it is no real number, as booleans are none."""
     if isinstance(value, bool) or not isinstance(value, Real):

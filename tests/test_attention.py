@@ -1,4 +1,7 @@
-"""Taylor attention in both forms, against sums over all pairs of tokens in float64 and in fractions."""
+"""Taylor attention in both forms, against sums over all pairs of tokens in float64 and in fractions.
+
+And Performer attention, against the definition with all weights, and softmax attention where features are many.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,20 @@ import importlib.util
 import itertools
 import math
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
+import features_oracle
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastk import attention
-from fastk.attention import TaylorAttentionState, taylor_attention
+from fastk.attention import TaylorAttentionState, performer_attention, taylor_attention
 
 FORMS = ["direct", "linear"]
 HALVES = ["float16", *["bfloat16"] * bool(importlib.util.find_spec("ml_dtypes"))]
@@ -535,3 +542,363 @@ def test_small_scores_are_softmax_attention(form: str, causal: bool) -> None:
     q *= 1e-3
     expected = torch.nn.functional.scaled_dot_product_attention(*map(torch.from_numpy, (q, k, v)), is_causal=causal)
     np.testing.assert_allclose(taylor_attention(q, k, v, causal=causal, form=form), expected.numpy(), rtol=0, atol=1e-7)
+
+
+# ---- Performer
+
+
+@contextmanager
+def form_of_performer(form: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_performer_cheaper", lambda *_: form)
+        yield
+
+
+@cache
+def directions(n_features: int, d: int, seed: int = 0) -> np.ndarray:
+    return features_oracle.directions(n_features, d, seed)
+
+
+def performer_tolerance(q: Any, k: Any, v: Any, n_features: int, seed: int = 0) -> float:
+    """The docstring's bound, with what the exact directions are not, and the rounding to a narrow type."""
+    dtype = attention._common_dtype(*map(np.asarray, (q, k, v)))
+    q, k, v = (np.asarray(x).astype(np.float64) for x in (q, k, v))
+    m, d = k.shape[-2:]
+    w = np.linalg.norm(directions(n_features, d, seed), axis=1).max()
+    sizes = [np.linalg.norm(x, axis=-1).max() / max(d, 1) ** 0.25 for x in (q, k)]
+    b = w * sum(sizes) + sizes[1] ** 2
+    units = (d + 8) * b + n_features + 1100 + (m / 16 + 100 * b) * (dtype == np.float64)
+    narrow = UNIT[dtype.name] if dtype.itemsize == 2 else 0
+    return float((2 * units * UNIT["float64" if dtype == np.float64 else "float32"] + narrow) * abs(v).max())
+
+
+def assert_performs(q: Any, k: Any, v: Any, n_features: int = 10, causal: bool = False, seed: int = 0) -> None:
+    result = performer_attention(q, k, v, n_features=n_features, causal=causal, seed=seed)
+    expected = features_oracle.attention(q, k, v, directions(n_features, np.shape(q)[-1], seed), causal)
+    assert result.shape == expected.shape
+    atol = performer_tolerance(q, k, v, n_features, seed)
+    np.testing.assert_allclose(result.astype(np.float64), expected, rtol=0, atol=atol)
+
+
+@given(
+    form=st.sampled_from([*FORMS, "causal"]),
+    n=st.sampled_from([1, 2, 3, 31, 63, 64, 65, 130]),
+    m=st.sampled_from([1, 2, 5, 64, 200]),
+    d=st.sampled_from(WIDTHS),
+    dv=st.integers(1, 9),
+    n_features=st.integers(1, 20),
+    size=st.sampled_from([0.01, 0.5, 2.0, 10.0]),
+    kind=st.sampled_from(["normal", "positive", "alike"]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    seed=st.integers(0, 3),
+)
+def test_performer_is_within_its_tolerance(
+    form: str, n: int, m: int, d: int, dv: int, n_features: int, size: float, kind: str, dtype: Any, seed: int
+) -> None:
+    m = n if form == "causal" else m
+    q, k, v = operands((n, d), (m, d), (m, dv), dtype=dtype, seed=seed, size=size, kind=kind)
+    with form_of_performer(form):
+        assert_performs(q, k, v, n_features, form == "causal", seed)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9, 16, 33, 48, 63, 64, 65, 66, 96, 127, 128, 129, 191, 193])
+def test_performer_at_every_edge_of_a_triangle(n: int) -> None:
+    assert_performs(*token_operands(n, 4, 3, seed=n, dtype=np.float64), 6, causal=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("n", "m"), [(1, 511), (1, 512), (1, 513), (255, 3), (256, 3), (257, 3), (3, 1030), (300, 700)]
+)
+def test_performer_at_every_edge_of_a_block(form: str, n: int, m: int) -> None:
+    with form_of_performer(form):
+        assert_performs(*operands((n, 4), (m, 4), (m, 3), seed=n, dtype=np.float64), 6)
+
+
+@pytest.mark.parametrize("n", [1, 5, 64, 70, 200])
+def test_causal_performer_is_that_of_the_prefix(n: int) -> None:
+    q, k, v = token_operands(200, 8, 3, dtype=np.float64)
+    causal = performer_attention(q, k, v, n_features=32, causal=True)
+    for form in FORMS:
+        with form_of_performer(form):
+            prefix = performer_attention(q[n - 1 : n], k[:n], v[:n], n_features=32)
+        np.testing.assert_allclose(causal[n - 1 : n], prefix, rtol=0, atol=1e-13)
+
+
+def softmax_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False) -> np.ndarray:
+    scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])
+    if causal:
+        scores = np.where(np.tri(q.shape[-2], dtype=bool), scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True) @ v
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_performer_comes_near_softmax_attention(causal: bool) -> None:
+    """As the square root of the number of features."""
+    q, k, v = operands((4, 80, 8), (4, 80, 8), (4, 80, 4), dtype=np.float64, size=0.4)
+    v /= 0.4
+    expected = softmax_attention(q, k, v, causal)
+
+    def error(n_features: int) -> float:
+        results = [performer_attention(q, k, v, n_features=n_features, causal=causal, seed=seed) for seed in range(8)]
+        return float(np.sqrt(np.mean((np.array(results) - expected) ** 2)))
+
+    few, more, many = error(16), error(256), error(4096)
+    assert 3.2 < few / more < 5
+    assert 3.2 < more / many < 5
+    assert many < 0.01 < few < 0.5
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_performer_with_many_features_is_the_attention_of_torch(causal: bool) -> None:
+    torch = pytest.importorskip("torch")
+    q, k, v = operands((2, 3, 70, 8), (2, 3, 70, 8), (2, 3, 70, 5), dtype=np.float64, size=0.5)
+    expected = torch.nn.functional.scaled_dot_product_attention(*map(torch.from_numpy, (q, k, v)), is_causal=causal)
+    result = performer_attention(q, k, v, n_features=20_000, causal=causal)
+    np.testing.assert_allclose(result, expected.numpy(), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("form", [*FORMS, "causal"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1e-30, 30.0, 1e3, 1e6, 1e12])
+def test_performer_is_finite_where_operands_are(form: str, dtype: Any, size: float) -> None:
+    """Weights whose own exponentials are beyond any float, and queries that are opposite to all keys."""
+    q, k, v = token_operands(140, 6, 2, dtype=dtype)
+    for queries, keys in (q, k), (q, -q), (np.abs(q), -np.abs(k)):
+        with form_of_performer(form), np.errstate(all="raise"):
+            result = performer_attention(
+                (size * queries).astype(dtype), (size * keys).astype(dtype), v, n_features=16, causal=form == "causal"
+            )
+        assert np.isfinite(result).all()
+        assert (np.abs(result) <= np.abs(v).max() * (1 + 1e-4)).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_performer_of_opposite_queries_and_keys(form: str) -> None:
+    """Features of the query are largest where those of the keys vanish: e^(-200) in each product."""
+    q, k, v = token_operands(40, 4, 3, dtype=np.float64)
+    q, k = q[:1] * 40, -q[:1] * 40 + 0.01 * k
+    with form_of_performer(form):
+        assert_performs(q, k, v, 12)
+        narrow = performer_attention(*(x.astype(np.float32) for x in (q, k, v)), n_features=12)
+    expected = features_oracle.attention(q, k, v, directions(12, 4))
+    np.testing.assert_allclose(narrow, expected, rtol=0, atol=2e-3)
+
+
+def test_a_later_key_of_large_weight_does_not_make_earlier_ones_vanish() -> None:
+    q, k, v = token_operands(130, 4, 2)
+    k = k * np.where(np.arange(130) % 3 == 2, 0.1, 40)[:, None].astype(np.float32)
+    k[:100] *= 3
+    assert_performs(q, k, v, 8, causal=True)
+
+
+@pytest.mark.parametrize("at", [1, 2, 31, 63, 64, 100, 139])
+@pytest.mark.parametrize("spoiler", [*SPOILERS, 0.0, 1e3])
+def test_later_tokens_leave_no_trace_in_performer(at: int, spoiler: float) -> None:
+    q, k, v = token_operands(140, 5, 3)
+    before = performer_attention(q, k, v, n_features=24, causal=True)
+    for which in range(3):
+        changed = [q.copy(), k.copy(), v.copy()]
+        changed[which][at:, 1:] = spoiler
+        with np.errstate(all="raise"):
+            after = performer_attention(*changed, n_features=24, causal=True)
+        np.testing.assert_array_equal(after[:at], before[:at])
+        assert not np.array_equal(after[at], before[at])
+
+
+@pytest.mark.parametrize("form", [*FORMS, "causal"])
+@pytest.mark.parametrize("at", [0, 63, 64, 139])
+def test_what_is_not_finite_spoils_what_depends_on_it_in_performer(form: str, at: int) -> None:
+    q, k, v = token_operands(140, 4, 3)
+    depend = np.arange(140) >= at if form == "causal" else np.ones(140, bool)
+
+    def attend(*arrays: np.ndarray, n_features: int = 9) -> np.ndarray:
+        with form_of_performer(form):
+            return performer_attention(*arrays, n_features=n_features, causal=form == "causal")
+
+    before = attend(q, k, v)
+    for bad in math.nan, math.inf, -math.inf, 1e30:
+        for n_features in 1, 9:
+            spoilt = k.copy()
+            spoilt[at, 2] = bad
+            result = attend(q, spoilt, v, n_features=n_features)
+            assert np.isnan(result[depend]).all()
+            assert np.isfinite(result[~depend]).all()
+        if bad == 1e30:
+            continue
+        spoilt = v.copy()
+        spoilt[at, 1] = bad
+        result = attend(q, k, spoilt)
+        assert not np.isfinite(result[depend, 1]).any()
+        np.testing.assert_array_equal(result[:, ::2], before[:, ::2])
+        np.testing.assert_array_equal(result[~depend], before[~depend])
+        spoilt = q.copy()
+        spoilt[at, 0] = bad
+        result = attend(spoilt, k, v)
+        assert np.isnan(result[at]).all()
+        np.testing.assert_array_equal(np.delete(result, at, 0), np.delete(before, at, 0))
+
+
+@pytest.mark.parametrize("stacks", STACKS)
+@pytest.mark.parametrize("n", [1, 9, 70])
+@pytest.mark.parametrize("form", [*FORMS, "causal"])
+def test_stacks_broadcast_in_performer(stacks: tuple[tuple[int, ...], ...], n: int, form: str) -> None:
+    q, k, v = operands(*((*stack, n, 4) for stack in stacks), seed=n)
+    result_stack = np.broadcast_shapes(*stacks)
+    with form_of_performer(form):
+        result = performer_attention(q, k, v, n_features=6, causal=form == "causal")
+    wide = [np.broadcast_to(x, (*result_stack, *x.shape[-2:])) for x in (q, k, v)]
+    assert result.shape == wide[2].shape
+    for index in np.ndindex(*result_stack):
+        each = [x[index] for x in wide]
+        expected = features_oracle.attention(*each, directions(6, 4), form == "causal")
+        np.testing.assert_allclose(result[index], expected, rtol=0, atol=performer_tolerance(*each, 6))
+
+
+@pytest.mark.parametrize(("n", "d", "stack"), [(5, 3, (40, 70)), (64, 8, (7, 11)), (130, 5, (30, 2))])
+def test_problems_that_performer_takes_together_do_not_mix(n: int, d: int, stack: tuple[int, ...]) -> None:
+    q, k, v = operands((*stack, n, d), (*stack, n, d), (*stack, n, 2), seed=n)
+    for causal in False, True:
+        result = performer_attention(q, k, v, n_features=12, causal=causal)
+        for index in itertools.islice(np.ndindex(*stack), 0, None, 13):
+            alone = performer_attention(q[index], k[index], v[index], n_features=12, causal=causal)
+            atol = 2 * performer_tolerance(q[index], k[index], v[index], 12)
+            np.testing.assert_allclose(result[index], alone, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_give_the_same_bits_in_performer(causal: bool, layout: str) -> None:
+    arrays = operands((3, 140, 5), (3, 140, 5), (3, 140, 2), dtype=np.float64)
+    same = [LAYOUTS[layout](x) for x in arrays]
+    copies = [np.array(x) for x in same]
+    for x in same:
+        if isinstance(x, np.ndarray):
+            x.flags.writeable = False
+    result = performer_attention(*same, n_features=20, causal=causal)
+    assert result.dtype.isnative
+    assert result.flags.c_contiguous
+    np.testing.assert_array_equal(result, performer_attention(*arrays, n_features=20, causal=causal))
+    for x, copy in zip(same, copies, strict=True):
+        np.testing.assert_array_equal(x, copy)
+
+
+@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("form", [*FORMS, "causal"])
+def test_performer_rounds_narrow_types_once(name: str, form: str) -> None:
+    arrays = token_operands(140, 8, 3, dtype=dtype_of(name))
+    with form_of_performer(form):
+        result = performer_attention(*arrays, n_features=16, causal=form == "causal")
+        wide = performer_attention(*(x.astype(np.float32) for x in arrays), n_features=16, causal=form == "causal")
+        assert result.dtype == dtype_of(name)
+        np.testing.assert_array_equal(result, wide.astype(result.dtype))
+        assert_performs(*arrays, 16, form == "causal")
+
+
+@pytest.mark.parametrize("names", [*itertools.combinations_with_replacement(DTYPES, 3)])
+def test_common_dtype_of_performer(names: tuple[str, ...]) -> None:
+    arrays = [np.ones((3, 2), dtype_of(name)) for name in names]
+    result = performer_attention(*arrays, n_features=5)
+    assert result.dtype == taylor_attention(*arrays).dtype
+    np.testing.assert_allclose(result.astype(float), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", [*FORMS, "causal"])
+def test_nothing_to_attend_to_in_performer(form: str) -> None:
+    causal = form == "causal"
+
+    def shaped(n: int, m: int, d: int, dv: int, stack: tuple[int, ...] = ()) -> np.ndarray:
+        arrays = operands((n, d), (*stack, m, d), (m, dv))
+        return performer_attention(*arrays, n_features=3, causal=causal)
+
+    with form_of_performer(form):
+        assert shaped(0, 0, 3, 2).shape == (0, 2)
+        assert shaped(4, 4, 3, 0).shape == (4, 0)
+        assert shaped(4, 4, 3, 2, (0,)).shape == (0, 4, 2)
+        v = np.arange(8.0).reshape(4, 2)
+        k = np.ones((4, 0))
+        expected = np.cumsum(v, axis=0) / np.arange(1, 5)[:, None] if causal else np.broadcast_to(v.mean(0), (4, 2))
+        np.testing.assert_allclose(performer_attention(k, k, v, n_features=3, causal=causal), expected, rtol=1e-15)
+        if not causal:
+            assert shaped(0, 4, 3, 2).shape == (0, 2)
+            np.testing.assert_array_equal(shaped(4, 0, 3, 2), np.zeros((4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "change"),
+    [
+        *(bad for bad in BAD if not {"form", "scale"} & set(bad[2])),
+        (ValueError, "n_features=0: allowed is at least 1", {"n_features": 0}),
+        (TypeError, "n_features=None: an integer", {"n_features": None}),
+        (ValueError, "seed=-1: allowed is 0 to", {"seed": -1}),
+        (TypeError, "seed=0.5: an integer", {"seed": 0.5}),
+    ],
+)
+def test_errors_of_performer_name_what_is_wrong(error: type[Exception], match: str, change: dict[str, Any]) -> None:
+    with pytest.raises(error, match=match):
+        performer_attention(**{"q": OK, "k": OK, "v": OK, "n_features": 4, **change})
+
+
+def test_performer_needs_to_be_told_how_many_features() -> None:
+    with pytest.raises(TypeError, match="n_features"):
+        performer_attention(OK, OK, OK)
+
+
+def test_seeds_of_performer_differ() -> None:
+    q, k, v = token_operands(5, 3, 2)
+    results = [performer_attention(q, k, v, n_features=8, seed=seed) for seed in (0, 1, 2**64, 2**128 - 1)]
+    assert len({result.tobytes() for result in results}) == 4
+    np.testing.assert_array_equal(performer_attention(q, k, v, n_features=8), results[0])
+
+
+def test_causal_sums_of_performer_do_not_drift() -> None:
+    q, k, v = token_operands(64, 3, 2, kind="positive")
+    q, k, v = (np.tile(x, (300, 1)) for x in (q, k, v))
+    result = performer_attention(q, k, v, n_features=8, causal=True)
+    expected = performer_attention(q[-1:], k[:64], v[:64], n_features=8)
+    np.testing.assert_allclose(result[-1:], expected, rtol=0, atol=4e-7)
+
+
+def performer_peak(stack: int, n: int, m: int, causal: bool, dtype: str = "float32") -> int:
+    """Memory that a call takes beside its result."""
+    q, k, v = operands((stack, n, 12), (stack, m, 12), (stack, m, 4), dtype=dtype)
+    performer_attention(q[:1, :1], k[:1, :1], v[:1, :1], n_features=100)
+    tracemalloc.start()
+    try:
+        result = performer_attention(q, k, v, n_features=100, causal=causal)
+        return tracemalloc.get_traced_memory()[1] - result.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("n", "m", "causal"), [(2000, 2000, True), (2000, 2000, False), (1, 4000, False)])
+def test_memory_of_performer_does_not_grow_with_the_tokens(n: int, m: int, causal: bool, dtype: str) -> None:
+    small, large = (
+        performer_peak(1, min(n, times * n) if n == 1 else times * n, times * m, causal, dtype) for times in (1, 4)
+    )
+    assert small < 4 * 6 * (1 << 17)
+    assert large < 1.05 * small + 4096
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_memory_of_performer_does_not_grow_with_the_stack(causal: bool) -> None:
+    small, large = (performer_peak(stack, 48, 48, causal) for stack in (100, 400))
+    assert small < 4 * 8 * (1 << 17)
+    assert large < 1.05 * small + 4096
+
+
+def test_performer_takes_the_form_of_fewer_multiplications(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    for form in [*FORMS, "causal"]:
+        monkeypatch.setattr(attention, f"_performer_{form}", lambda *_, form=form: taken.append(form))
+
+    def form_for(n: int, m: int, **options: Any) -> str:
+        q, k, v = np.zeros((n, 64)), np.zeros((m, 64)), np.zeros((m, 64))
+        performer_attention(q, k, v, n_features=256, **options)
+        return taken.pop()
+
+    assert form_for(1, 10_000) == form_for(10_000, 1) == form_for(60, 60) == "direct"
+    assert form_for(1000, 1000) == form_for(200, 10_000) == form_for(10_000, 200) == "linear"
+    assert form_for(60, 60, causal=True) == form_for(1000, 1000, causal=True) == "causal"

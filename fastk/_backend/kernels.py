@@ -24,6 +24,8 @@ DTYPES |= {"i32": np.int32, "i64": np.int64, "f32": np.float32, "f64": np.float6
 
 SIGNATURES = [
     "void philox_fill(u64 key0, u64 key1, u64 start, u64[n] out, size n)",
+    "void philox_rows(u64 key0, u64 key1, u64 tag, u64 first_row, u64 first, u64[size] out, size size, size n)",
+    "void philox_normal(u64 key0, u64 key1, u64 tag, u64 first_row, u64 first, f64[size] out, size size, size n)",
     "size find_byte(const u8[n] buf, size n, u8 byte)",
     "size rfind_byte(const u8[n] buf, size n, u8 byte)",
     "size count_byte(const u8[n] buf, size n, u8 byte)",
@@ -71,6 +73,47 @@ SIGNATURES = [
             " {kind}[rows,n] out, size rows, size n, const f64[34] plan)",
         )
     ),
+    *(
+        signature.format(t=kind)
+        for kind in ("f32", "f64")
+        for signature in (
+            "void hadamard_{t}(const {t}[size] x, {t}[size] out, size size, size n, size inner, flag normalize)",
+            "void simhash_{t}(const {t}[rows,d] x, u8[rows,bytes] code, const {t}[table_size] table, {t}[p] work,"
+            " size rows, size d, size bytes, size bits, size p, size table_size)",
+            "void srht_{t}(const {t}[rows,d] x, {t}[rows,k] out, const {t}[p] sign, const u32[k] sample,"
+            " const {t}[1] scale, {t}[p] work, size rows, size d, size k, size p)",
+            "size sparse_project_{t}(const {t}[rows,d] x, {t}[rows,k] out, const i64[k1] start,"
+            " const u32[nonzeros] entry, const {t}[1] scale, {t}[room] work, size rows, size d, size k, size k1,"
+            " size nonzeros, size room)",
+            "void sparse_project_csr_{t}(const {t}[nnz] data, const i64[nnz] column, const i64[rows1] start,"
+            " {t}[rows,k] out, const i64[d1] first, const u32[nonzeros] entry, const {t}[1] scale, size nnz,"
+            " size rows1, size rows, size k, size d1, size nonzeros)",
+            "void pack_signs_{t}(const {t}[rows,n] x, u8[rows,bytes] code, size rows, size n, size bytes)",
+        )
+    ),
+    "void hamming_pairs(const u8[rows,bytes] a, const u8[rows,bytes] b, i32[rows] out, size rows, size bytes)",
+    "size hamming_topk(const u8[queries,bytes] query, const u8[n,bytes] code, i32[queries,k] distance,"
+    " i64[queries,k] id, u64[room] work, size queries, size n, size bytes, size k, i64 first, size room)",
+    "size hamming_range(const u8[queries,bytes] query, const u8[n,bytes] code, const i64[queries] position,"
+    " i64[queries] count, i32[hits] distance, i64[hits] id, u64[room] work, size queries, size n, size bytes,"
+    " i64 radius, i64 first, size hits, size room)",
+    "size lsh_unit(const f32[rows,d] x, f32[size] out, size rows, size d, size width, size size)",
+    "void lsh_project(const f32[rows,d] x, f32[rows,bits] out, const f32[table_size] table, f32[p] work, size rows,"
+    " size d, size bits, size p, size table_size)",
+    "size lsh_build(const u8[code_size] code, u32[start_size] start, u32[position_size] position, u64[key_size] key,"
+    " size n, size bytes, size tables, size first, size n_bits, size prefix, size code_size, size start_size,"
+    " size position_size, size key_size)",
+    "size lsh_probes(const f32[projection_size] projection, u64[bucket_size] bucket, u64[room] work, size rows,"
+    " size tables, size n_bits, size probes, size projection_size, size bucket_size, size room)",
+    "size lsh_small(const f32[row_size] row, u8[small_size] small, f32[n] scale, size n, size width, size small_width,"
+    " size row_size, size small_size)",
+    "size lsh_query(const f32[query_size] query, const u64[bucket_size] bucket, const f32[row_size] row,"
+    " const u8[small_size] small, const f32[scales] scale, const i64[n] id, const u64[words] removed,"
+    " const u32[start_size] start, const u32[position_size] position, const u64[key_size] key, f32[found] cosine,"
+    " i64[found] neighbor, i64[queries] candidates, u64[room] work, size queries, size tables, size probes, size k,"
+    " size width, size small_width, size n, size n_bits, size starts, size query_size, size bucket_size, size row_size,"
+    " size small_size, size scales, size words, size start_size, size position_size, size key_size, size found,"
+    " size room)",
 ]
 
 RANGES = {

@@ -13,9 +13,9 @@ from typing import SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from .._check import integer
+from .._check import check_seed, integer
 from ..config import kernels
-from .job import Job, check_seed
+from .job import Job
 from .report import ShuffleReport
 from .scratch import NoSpaceError
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import groupby
 
-from .._check import integer
+from .._check import check_seed, integer
 from ..config import config, get_num_threads, kernels
 from .gather import Gather, Output, handling
 from .plan import (
@@ -37,11 +37,6 @@ HEADROOM_OF_REGIONS = 1.02
 """Buckets differ by chance: what a region holds beyond the mean. More than that goes to the end of the file."""
 
 Path = str | os.PathLike[str]
-
-
-def check_seed(seed: int) -> int:
-    """The seed, if it is one."""
-    return integer(seed, "seed", 0, 2**128 - 1, "2**128 - 1")
 
 
 KERNELS = (

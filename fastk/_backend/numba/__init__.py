@@ -9,9 +9,9 @@ import numba
 import numpy as np
 
 from ..kernels import KERNELS, Kernel, Parameter
-from . import mitchell_gemm, records, taylor
+from . import hadamard, hamming, lsh, mitchell_gemm, project, records, taylor
 
-MODULES = (records, mitchell_gemm, taylor)
+MODULES = (records, mitchell_gemm, taylor, hadamard, project, hamming, lsh)
 
 # Positions and sizes are signed here: numba turns uint64 combined with int64 into float64.
 SCALARS = dict.fromkeys(("size", "fanout", "bits", "u32", "i64", "flag"), numba.int64)

@@ -34,11 +34,11 @@ def multiply_wide(typing_context: Any, a: Any, b: Any) -> Any:
 
 
 @njit(inline="never", cache=True)
-def philox_block(key0, key1, block):  # type: ignore[no-untyped-def]
+def philox_block_of(key0, key1, row, tag, block):  # type: ignore[no-untyped-def]
     c0 = block + ONE
-    c1 = ONE if c0 == ZERO else ZERO
-    c2 = ZERO
-    c3 = ZERO
+    c1 = row + (ONE if c0 == ZERO else ZERO)
+    c2 = ONE if c0 == ZERO and c1 == ZERO else ZERO
+    c3 = tag
     for _ in range(10):
         high0, low0 = multiply_wide(M0, c0)
         high1, low1 = multiply_wide(M1, c2)
@@ -49,6 +49,11 @@ def philox_block(key0, key1, block):  # type: ignore[no-untyped-def]
         key0 += W0
         key1 += W1
     return c0, c1, c2, c3
+
+
+@njit(inline="always")
+def philox_block(key0, key1, block):  # type: ignore[no-untyped-def]
+    return philox_block_of(key0, key1, ZERO, ZERO, block)
 
 
 @njit(inline="always")
