@@ -7,7 +7,10 @@
 #include <immintrin.h>
 #endif
 
-enum { BLOCK_BYTES = 1 << 14 }; /* of a row, done at a time: half of the smallest first-level cache */
+enum {
+    BLOCK_BYTES = 1 << 14, /* of a row, done at a time: half of the smallest first-level cache */
+    AHEAD = 4096           /* bytes that are fetched before they are looked at */
+};
 
 #define BITS 32
 #define TARGET
