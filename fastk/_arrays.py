@@ -16,6 +16,18 @@ def readable(a: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.require(a, dtype, "A")
 
 
+_LINE = 64
+"""Bytes of a cache line."""
+
+
+def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Memory for so many elements that begins with a cache line: vectors that straddle two take twice as long."""
+    spare = _LINE // dtype.itemsize
+    memory: NDArray[Any] = np.empty(size + spare, dtype)
+    first = -memory.ctypes.data % _LINE // dtype.itemsize
+    return memory[first : first + size]
+
+
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """TypeError or ValueError if a result of this shape and dtype cannot go there."""
     if out is None:

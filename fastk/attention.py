@@ -37,6 +37,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ._arrays import aligned
 from ._check import check_seed, integer
 from ._features import directions
 
@@ -62,19 +63,7 @@ _WEIGHT_COST, _FEATURE_COST = 22, 24
 16384 tokens of 8 to 128 components, on one thread of an AVX-512 Xeon with OpenBLAS, where the form that is taken was
 the faster one but for problems of a tenth of a millisecond."""
 
-_LINE = 64
-"""Bytes of a cache line."""
-
-
 # ---- what all attention shares
-
-
-def _aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Memory on a boundary of cache lines: making features takes up to twice as long off it."""
-    spare = _LINE // dtype.itemsize
-    memory: NDArray[Any] = np.empty(size + spare, dtype)
-    first = -memory.ctypes.data % _LINE // dtype.itemsize
-    return memory[first : first + size]
 
 
 class _Room:
@@ -90,7 +79,7 @@ class _Room:
         size = math.prod(shape)
         kept = self._kept.get(name)
         if kept is None or kept.size < size:
-            kept = self._kept[name] = _aligned(size, self.dtype)
+            kept = self._kept[name] = aligned(size, self.dtype)
         return kept[:size].reshape(shape)
 
     def rows(self, name: str, x: NDArray[Any]) -> NDArray[Any]:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ._arrays import aligned
 from ._check import check_seed, integer
-from ._estimator import CSR, Transformer, Unpickled, validate
+from ._estimator import CSR, Transformer, Unpickled, check_finite, validate
 from ._hamming import hamming_distance, hamming_range, hamming_topk
 from ._philox import Tag, normal, signs
 from ._random_matrix import computed, haar
@@ -53,7 +54,7 @@ _PIECE = 1 << 15
 """Elements of rotations that are worth a thread."""
 _ROWS = 1 << 20
 """Elements of a part of the rows."""
-_CACHE = 1 << 16
+_CACHE = 1 << 18
 """Elements that stay in cache from one pass to the next."""
 
 
@@ -182,13 +183,14 @@ class _Rounds:
         dtype = computed(x.dtype)
         table = self._table(dtype)
         kernel = kernels.simhash_f64 if dtype == np.float64 else kernels.simhash_f32
-        direct = not isinstance(x, CSR) and x.dtype == dtype
 
         def run(first: int, last: int) -> None:
-            work = np.empty(self.p, dtype)
-            for at, end, rows in _parts(x, dtype, _ROWS if direct else _CACHE, first, last):
+            work = aligned(self.p, dtype)
+            for at, end, rows in _parts(x, dtype, _CACHE, first, last):
                 shape = *rows.shape, code.shape[1]
                 kernel(rows, code[at:end], table, work, *shape, self.n_bits, self.p, table.size)
+                # A nan or infinity has gone everywhere, and no bit is set: few rows are left to look at.
+                check_finite(rows[~code[at:end].any(axis=1)], "SimHash")
 
         _over_rows(run, x.shape[0], self.p * self.blocks)
 
@@ -333,7 +335,7 @@ class SimHash(Transformer):
             If X is not what is allowed, or `fit` was not called.
         """
         self._check_fitted()
-        x = validate(X, self, reset=False, accept_sparse=True)
+        x = validate(X, self, reset=False, accept_sparse=True, finite=not isinstance(self._coder, _Rounds))
         code = np.empty((x.shape[0], self._n_features_out), np.uint8)
         self._coder.encode(x, code)
         return code
