@@ -94,6 +94,10 @@ static size_t room_of(size_t bytes) { return (words_of(bytes) + 1) * codes_of(by
 FASTK_INLINE uint64_t word_at(const uint8_t *code, intptr_t step, size_t bytes, size_t w) {
     uint64_t word = 0;
     size_t from = w * WORD, count = bytes - from < WORD ? bytes - from : WORD;
+    if (step == 1 && count == WORD) {
+        memcpy(&word, code + from, sizeof word);
+        return word;
+    }
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     if (step == 1 && bytes >= WORD) { /* the last word ends where the code does */
         memcpy(&word, code + from + count - WORD, sizeof word);
