@@ -66,7 +66,10 @@ class Output:
         if out is None:
             self.array = self.out = np.empty(shape, dtype)
             return
-        apart = all(not np.may_share_memory(out, a) or (in_place and _same_elements(out, a)) for a in inputs)
+        apart = all(
+            (in_place and out is a) or not np.may_share_memory(out, a) or (in_place and _same_elements(out, a))
+            for a in inputs
+        )
         self.array = out if apart and out.dtype == dtype and out.flags.aligned else np.empty(shape, dtype)
         self.out = out
 

@@ -54,6 +54,7 @@ __all__ = [
 Array = NDArray[Any]
 Part = slice | Sequence[SupportsIndex] | NDArray[np.integer[Any]] | None
 
+_USUAL = np.dtype(np.float32), np.dtype(np.float64)
 _PIECE = 1 << 16
 """Elements that are worth a thread."""
 _TILE = 1 << 15
@@ -69,6 +70,8 @@ _HALF_ROOT = 0.7071067811865476
 
 def _operand(x: ArrayLike) -> Array:
     array = x if type(x) is np.ndarray else np.asarray(x)
+    if array.dtype in _USUAL and array.flags.aligned:
+        return array
     if array.dtype.kind in "biu":
         return array.astype(np.float64)
     if array.dtype.name not in FLOATS:
