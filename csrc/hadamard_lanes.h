@@ -115,7 +115,7 @@ LANE void LEVEL(pass)(const REAL *x, const REAL *sign, REAL *out, size_t rows, s
                 V v[16];
                 _Pragma("GCC unroll 16") for (int i = 0; i < radix; i++) {
                     v[i] = LEVEL(load)(p + (size_t)i * h * step + c);
-                    if (kind != LEVEL(LATER))
+                    if (kind == LEVEL(FIRST))
                         __builtin_prefetch((const void *)((uintptr_t)(p + (size_t)i * h * step + c) + AHEAD));
                     if (kind == LEVEL(FIRST_OF_SIGNED))
                         v[i] *= LEVEL(load)(sign + (size_t)(q - out) + (size_t)i * h * step + c);

@@ -111,7 +111,8 @@ FASTK_INLINE void lsh_project_body(int level, LSH_PROJECT_PARAMS) {
         char *to = (char *)out + (intptr_t)row * out_step0;
         for (size_t block = 0; block < blocks && block * p < bits; block++) {
             size_t first = block * p, count = bits - first < p ? bits - first : p;
-            rounds_f32(at, (const char *)x + (intptr_t)row * x_step0, x_step1, d, table + block * 3 * p, work, p);
+            rounds_f32(at, (const char *)x + (intptr_t)row * x_step0, x_step0, x_step1, d, table + block * 3 * p, work,
+                       p);
             for (size_t j = 0; j < count; j++)
                 *(float *)(to + (intptr_t)(first + j) * out_step1) = work[j] + 0.0f;
         }

@@ -31,7 +31,7 @@ FASTK_INLINE void BODY(simhash)(int level, SIMHASH_PARAMS(REAL)) {
             to[(intptr_t)i * code_step1] = 0;
         for (size_t block = 0; block < blocks && block * p < bits; block++) {
             size_t first = block * p, count = bits - first < p ? bits - first : p;
-            NAME(rounds)(at, from, x_step1, d, table + block * 3 * p, work, p);
+            NAME(rounds)(at, from, x_step0, x_step1, d, table + block * 3 * p, work, p);
             if (p >= 8)
                 at->pack(work, count, to + (intptr_t)(first / 8) * code_step1, code_step1);
             else
