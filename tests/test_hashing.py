@@ -339,6 +339,20 @@ def test_angle_and_cosine():
             hasher.collision_probability(bad)
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("n_bits", [1, 8, 700])
+def test_one_number_that_is_not_finite(variant, wrong, n_bits):
+    """It is found behind the codes that were made of it, wherever it is."""
+    x = sample((300, 20), np.float32)
+    hasher = SimHash(n_bits, seed=n_bits).fit(x)
+    for place in [(0, 0), (7, 19), (299, 3), *np.ndindex(1, 20)]:
+        y = x.copy()
+        y[place] = wrong
+        with pytest.raises(ValueError, match=r"^X: Input X contains NaN or infinity"):
+            hasher.encode(y)
+    hasher.encode(-x)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_shorter_codes_are_prefixes(method):
     x = sample((9, 20), np.float64)
