@@ -7,7 +7,8 @@ enum {
     COLUMNS_MOST = 2048, /* of B in a block; a multiple of every tile's columns */
     STRETCH = 256,       /* elements of k that a vector and a matrix are multiplied by at a time */
     STRIP = 8,           /* vectors of columns in that */
-    CHAINS = 8           /* or columns, one by one */
+    CHAINS = 8,          /* or columns, one by one */
+    WORK_ALIGNMENT = 64
 };
 
 /* Exponents of the numbers in a panel that are not zero, whether there are zeros, and whether it has to be read with
@@ -143,11 +144,13 @@ BLOCKS(f32)
 BLOCKS(f64)
 BLOCKS(i32)
 
-/* Bytes of work that a product needs at any level. */
+/* Bytes of work that a product needs at any level, wherever they begin. */
 static size_t room_needed(size_t n, size_t k) {
     const size_t depth = depth_of(k), columns = n < COLUMNS_MOST ? n + 64 : COLUMNS_MOST;
-    return (columns + ROWS_MOST) * depth * sizeof(uint64_t);
+    return (columns + ROWS_MOST) * depth * sizeof(uint64_t) + WORK_ALIGNMENT;
 }
+
+static char *aligned(uint8_t *work) { return (char *)work + (-(uintptr_t)work & (WORK_ALIGNMENT - 1)); }
 
 /* C = A B for each of `stack` matrices; 0, or the bytes of work that it needs if `room` is too small. The vectors of a
  * tile lie along n, so a product with few columns is taken as its transpose: products commute. */
@@ -192,7 +195,7 @@ static size_t room_needed(size_t n, size_t k) {
                               refined,                                                                                 \
                               NULL};                                                                                   \
         for (size_t i = 0; i < stack; i++) {                                                                           \
-            blocks_##kind(level, &g, (char *)work);                                                                    \
+            blocks_##kind(level, &g, aligned(work));                                                                   \
             g.a += turned ? b_step0 : a_step0;                                                                         \
             g.b += turned ? a_step0 : b_step0;                                                                         \
             g.c += c_step0;                                                                                            \
@@ -260,7 +263,7 @@ GEMM(i32, float, int32_t)
                                           bias,                                                                        \
                                           refined,                                                                     \
                                           &image};                                                                     \
-                blocks_##kind(level, &gemm, (char *)work);                                                             \
+                blocks_##kind(level, &gemm, aligned(work));                                                            \
             }                                                                                                          \
         return 0;                                                                                                      \
     }                                                                                                                  \
