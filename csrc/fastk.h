@@ -24,18 +24,25 @@ size_t fastk_find_byte(const uint8_t *buf, size_t n, uint8_t byte);
 size_t fastk_rfind_byte(const uint8_t *buf, size_t n, uint8_t byte);
 size_t fastk_count_byte(const uint8_t *buf, size_t n, uint8_t byte);
 
-size_t fastk_split_delimited(const uint8_t *buf, size_t n, size_t from, size_t scanned, uint8_t delimiter,
-                             uint32_t *start, uint32_t *size, size_t capacity);
+size_t fastk_split_delimited(const uint8_t *buf, size_t n, const uint8_t *delimiter, size_t width, size_t lines,
+                             uint64_t *state, uint32_t *start, uint32_t *size, size_t capacity);
 size_t fastk_split_frames(const uint8_t *buf, size_t n, unsigned gap_bits, uint64_t *state, uint32_t *start,
                           uint32_t *size, uint64_t *number, size_t capacity);
 
 void fastk_number_records(uint64_t first, uint64_t *number, size_t m);
+void fastk_bucket_records(const uint64_t *number, size_t m, uint64_t key0, uint64_t key1, const uint64_t *fanout,
+                          size_t levels, size_t buckets, uint64_t least, uint64_t most, uint16_t *bucket);
 void fastk_scatter_count(const uint8_t *buf, const uint32_t *start, const uint32_t *size, const uint64_t *number,
-                         size_t m, uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels, size_t buckets,
-                         unsigned gap_bits, uint32_t reference_size, uint16_t *bucket, uint64_t *tally);
+                         const uint16_t *bucket, size_t m, size_t buckets, unsigned gap_bits, uint32_t reference_size,
+                         uint64_t *tally);
 void fastk_scatter_place(const uint8_t *buf, const uint32_t *start, const uint32_t *size, const uint64_t *number,
                          const uint16_t *bucket, size_t m, unsigned gap_bits, uint32_t reference_size, uint64_t offset,
                          uint64_t *previous, uint64_t *position, size_t buckets, uint8_t *out);
+
+void fastk_records_checksum(const uint8_t *buf, const uint32_t *start, const uint32_t *size, const uint16_t *bucket,
+                            size_t m, size_t buckets, uint64_t *tally);
+void fastk_checksum_blocks(const uint8_t *buf, size_t n, uint64_t *state);
+void fastk_checksum_end(const uint8_t *tail, size_t n, uint64_t length, uint64_t *state);
 
 size_t fastk_frames_index(const uint8_t *base, size_t n, uint64_t *segments, size_t count, unsigned gap_bits,
                           uint64_t *previous, uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels,
@@ -43,6 +50,10 @@ size_t fastk_frames_index(const uint8_t *base, size_t n, uint64_t *segments, siz
 void fastk_entries_sort(uint64_t *entries, size_t m);
 size_t fastk_gather(const uint8_t *base, const uint64_t *entries, size_t from, size_t to, unsigned gap_bits,
                     uint8_t *out, size_t capacity, uint64_t *written);
+size_t fastk_frames_measure(const uint8_t *base, const uint64_t *entries, size_t from, size_t to, unsigned gap_bits,
+                            uint64_t *bytes);
+size_t fastk_frames_checksum(const uint8_t *base, const uint64_t *entries, size_t from, size_t to, unsigned gap_bits,
+                             uint64_t *sum);
 
 void fastk_mitchell_loop(char **args, const intptr_t *dimensions, const intptr_t *steps, void *data);
 size_t fastk_mitchell_gemm_f32(const float *a, intptr_t a_step0, intptr_t a_step1, intptr_t a_step2, const float *b,

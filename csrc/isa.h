@@ -32,11 +32,17 @@
     X(split_delimited)                                                                                                 \
     X(split_frames)                                                                                                    \
     X(number_records)                                                                                                  \
+    X(bucket_records)                                                                                                  \
     X(scatter_count)                                                                                                   \
     X(scatter_place)                                                                                                   \
+    X(records_checksum)                                                                                                \
+    X(checksum_blocks)                                                                                                 \
+    X(checksum_end)                                                                                                    \
     X(frames_index)                                                                                                    \
     X(entries_sort)                                                                                                    \
     X(gather)                                                                                                          \
+    X(frames_measure)                                                                                                  \
+    X(frames_checksum)                                                                                                 \
     X(mitchell_loop)                                                                                                   \
     X(mitchell_gemm_f32)                                                                                               \
     X(mitchell_gemm_f64)                                                                                               \

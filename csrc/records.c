@@ -36,10 +36,11 @@ enum {
     BIN_BITS = 6,         /* of the passes within its bins */
     SMALL_SORT = 32       /* entries: insertion sort wins below */
 };
+#define NO_BUCKET UINT16_MAX              /* of a record that is left out */
 #define BY_REFERENCE UINT32_C(0x80000000) /* set in a size: the payload is already a descriptor and an offset */
 
 /* tally: one row a bucket */
-enum { RECORDS, SCRATCH_BYTES, OUTPUT_BYTES, FIRST_NUMBER, LAST_NUMBER, TALLY_FIELDS };
+enum { RECORDS, SCRATCH_BYTES, OUTPUT_BYTES, FIRST_NUMBER, LAST_NUMBER, CHECK_LOW, CHECK_HIGH, TALLY_FIELDS };
 
 /* By number, because the address may lie past the end, where a pointer must not point. */
 static inline void prefetch(const uint8_t *base, size_t at) {
@@ -198,29 +199,62 @@ FASTK_INLINE uint64_t descend(uint64_t key, const uint64_t *fanout, size_t level
 
 /* ---- splitting a block into records ---- */
 
-/* Records of buf[from:n], each up to and with its delimiter, as (start, size); stops at the capacity. What follows the
- * last delimiter is no record. buf[from:scanned] is known to hold no delimiter. */
-FASTK_INLINE size_t split_delimited_body(int level, const uint8_t *buf, size_t n, size_t from, size_t scanned,
-                                         uint8_t delimiter, uint32_t *start, uint32_t *size, size_t capacity) {
-    size_t m = 0, begin = from;
-    for (size_t i = scanned; i < n; i += WINDOW) {
-        uint64_t mask = match_at(level, buf, n, i, delimiter);
-        for (; mask; mask &= mask - 1) {
-            if (m == capacity)
-                return m;
-            size_t end = i + (size_t)__builtin_ctzll(mask) + 1;
+/* What is known of a block, in and out: a scan goes on where the last one stopped. */
+enum { RECORD_BEGIN, SCANNED, LINE_BEGIN, LINES_SEEN };
+
+FASTK_INLINE int ends_line(const uint8_t *buf, size_t line, size_t end, const uint8_t *delimiter, size_t width) {
+    return end - line >= width && buf[end - width] == *delimiter && memcmp(buf + end - width, delimiter, width) == 0;
+}
+
+/* plain: every line is a record, every byte that is found a delimiter. */
+FASTK_INLINE size_t split_scan(int level, int plain, const uint8_t *buf, size_t n, const uint8_t *delimiter,
+                               size_t width, size_t lines, uint64_t *state, uint32_t *start, uint32_t *size,
+                               size_t capacity) {
+    const uint8_t last = delimiter[width - 1];
+    size_t m = 0, begin = (size_t)state[RECORD_BEGIN], line = (size_t)state[LINE_BEGIN],
+           seen = (size_t)state[LINES_SEEN];
+    for (size_t i = (size_t)state[SCANNED]; i < n; i += WINDOW) {
+        for (uint64_t mask = match_at(level, buf, n, i, last); mask; mask &= mask - 1) {
+            const size_t end = i + (size_t)__builtin_ctzll(mask) + 1;
+            if (!plain && !ends_line(buf, line, end, delimiter, width))
+                continue;
+            line = end;
+            if (!plain && ++seen < lines)
+                continue;
+            seen = 0;
             start[m] = (uint32_t)begin;
             size[m] = (uint32_t)(end - begin);
             begin = end;
-            ++m;
+            if (FASTK_UNLIKELY(++m == capacity)) {
+                n = end; /* which ends both loops */
+                break;
+            }
         }
     }
+    state[RECORD_BEGIN] = begin;
+    state[SCANNED] = n;
+    state[LINE_BEGIN] = line;
+    state[LINES_SEEN] = seen;
     return m;
 }
+
+/* The whole records of buf[state[RECORD_BEGIN]:n], as (start, size), up to the capacity. A record is a number of lines;
+ * a line ends with the first delimiter after its begin, and delimiters do not overlap. buf[:state[SCANNED]] has been
+ * looked at before. */
+FASTK_INLINE size_t split_delimited_body(int level, const uint8_t *buf, size_t n, const uint8_t *delimiter,
+                                         size_t width, size_t lines, uint64_t *state, uint32_t *start, uint32_t *size,
+                                         size_t capacity) {
+    if (capacity == 0 || width == 0 || state[LINES_SEEN] >= lines || state[RECORD_BEGIN] > state[LINE_BEGIN] ||
+        state[LINE_BEGIN] > state[SCANNED] || state[SCANNED] > n)
+        return 0;
+    if (width == 1 && lines == 1)
+        return split_scan(level, 1, buf, n, delimiter, 1, 1, state, start, size, capacity);
+    return split_scan(level, 0, buf, n, delimiter, width, lines, state, start, size, capacity);
+}
 FASTK_STAMP(size_t, split_delimited,
-            (const uint8_t *buf, size_t n, size_t from, size_t scanned, uint8_t delimiter, uint32_t *start,
-             uint32_t *size, size_t capacity),
-            (buf, n, from, scanned, delimiter, start, size, capacity))
+            (const uint8_t *buf, size_t n, const uint8_t *delimiter, size_t width, size_t lines, uint64_t *state,
+             uint32_t *start, uint32_t *size, size_t capacity),
+            (buf, n, delimiter, width, lines, state, start, size, capacity))
 
 /* The whole frames of buf[state[0]:n], as (start, size) of the payload and record number. state holds the position and
  * the previous record number, before and after. */
@@ -280,21 +314,35 @@ FASTK_INLINE void number_records_body(int level, uint64_t first, uint64_t *numbe
 }
 FASTK_STAMP(void, number_records, (uint64_t first, uint64_t *number, size_t m), (first, number, m))
 
-/* Bucket of every record below the levels given by `fanout`, and in each of the `buckets` there the records, frame
- * bytes, output bytes, first and last record number. */
+/* Bucket of every record below the levels given by `fanout`; NO_BUCKET if its key is not in [least, most]. */
+FASTK_INLINE void bucket_records_body(int level, const uint64_t *number, size_t m, uint64_t key0, uint64_t key1,
+                                      const uint64_t *fanout, size_t levels, size_t buckets, uint64_t least,
+                                      uint64_t most, uint16_t *bucket) {
+    (void)level;
+    keys_t keys = keys_begin(key0, key1);
+    for (size_t i = 0; i < m; ++i) {
+        uint64_t key = key_of(&keys, number[i]), rest = descend(key, fanout, levels);
+        uint16_t b = (uint16_t)((fastk_u128)rest * buckets >> 64);
+        bucket[i] = key < least || key > most ? NO_BUCKET : b;
+    }
+}
+FASTK_STAMP(void, bucket_records,
+            (const uint64_t *number, size_t m, uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels,
+             size_t buckets, uint64_t least, uint64_t most, uint16_t *bucket),
+            (number, m, key0, key1, fanout, levels, buckets, least, most, bucket))
+
+/* In each bucket the records, frame bytes, output bytes, first and last record number; the sums of hashes are begun. */
 FASTK_INLINE void scatter_count_body(int level, const uint8_t *buf, const uint32_t *start, const uint32_t *size,
-                                     const uint64_t *number, size_t m, uint64_t key0, uint64_t key1,
-                                     const uint64_t *fanout, size_t levels, size_t buckets, unsigned gap_bits,
-                                     uint32_t reference_size, uint16_t *bucket, uint64_t *tally) {
+                                     const uint64_t *number, const uint16_t *bucket, size_t m, size_t buckets,
+                                     unsigned gap_bits, uint32_t reference_size, uint64_t *tally) {
     (void)level;
     const uint32_t word_size = (uint32_t)(UINT64_C(1) << (32 - gap_bits));
     const uint64_t gap_max = (UINT64_C(1) << gap_bits) - 1;
-    keys_t keys = keys_begin(key0, key1);
     memset(tally, 0, buckets * TALLY_FIELDS * sizeof *tally);
     for (size_t i = 0; i < m; ++i) {
-        uint64_t rest = descend(key_of(&keys, number[i]), fanout, levels);
-        uint64_t b = (uint64_t)((fastk_u128)rest * buckets >> 64);
-        bucket[i] = (uint16_t)b;
+        const size_t b = bucket[i];
+        if (FASTK_UNLIKELY(b >= buckets))
+            continue;
         uint64_t *row = tally + b * TALLY_FIELDS;
         uint64_t length = size[i], bytes = WORD + length;
         if (FASTK_UNLIKELY(length & BY_REFERENCE)) {
@@ -315,10 +363,10 @@ FASTK_INLINE void scatter_count_body(int level, const uint8_t *buf, const uint32
     }
 }
 FASTK_STAMP(void, scatter_count,
-            (const uint8_t *buf, const uint32_t *start, const uint32_t *size, const uint64_t *number, size_t m,
-             uint64_t key0, uint64_t key1, const uint64_t *fanout, size_t levels, size_t buckets, unsigned gap_bits,
-             uint32_t reference_size, uint16_t *bucket, uint64_t *tally),
-            (buf, start, size, number, m, key0, key1, fanout, levels, buckets, gap_bits, reference_size, bucket, tally))
+            (const uint8_t *buf, const uint32_t *start, const uint32_t *size, const uint64_t *number,
+             const uint16_t *bucket, size_t m, size_t buckets, unsigned gap_bits, uint32_t reference_size,
+             uint64_t *tally),
+            (buf, start, size, number, bucket, m, buckets, gap_bits, reference_size, tally))
 
 /* Copies exactly n bytes; vectors overlap at the end instead of a loop over single bytes. */
 FASTK_INLINE void copy_record(int level, uint8_t *restrict to, const uint8_t *restrict from, size_t n) {
@@ -349,16 +397,17 @@ FASTK_INLINE void copy_record(int level, uint8_t *restrict to, const uint8_t *re
 }
 
 /* Writes each record's frame at position[bucket] of out, which moves on. previous[bucket] is the last record number
- * there; offset is that of buf[0] in the input. */
+ * there; offset is that of buf[0] in the input. A record of no bucket is left out. */
 FASTK_INLINE void scatter_place_body(int level, const uint8_t *buf, const uint32_t *start, const uint32_t *size,
                                      const uint64_t *number, const uint16_t *bucket, size_t m, unsigned gap_bits,
                                      uint32_t reference_size, uint64_t offset, uint64_t *previous, uint64_t *position,
                                      size_t buckets, uint8_t *out) {
-    (void)buckets;
     const uint32_t word_size = (uint32_t)(UINT64_C(1) << (32 - gap_bits));
     const uint64_t gap_max = (UINT64_C(1) << gap_bits) - 1;
     for (size_t i = 0; i < m; ++i) {
         const size_t b = bucket[i];
+        if (FASTK_UNLIKELY(b >= buckets))
+            continue;
         uint8_t *to = out + position[b];
         uint64_t gap = number[i] - previous[b];
         previous[b] = number[i];
@@ -394,6 +443,117 @@ FASTK_STAMP(void, scatter_place,
              const uint16_t *bucket, size_t m, unsigned gap_bits, uint32_t reference_size, uint64_t offset,
              uint64_t *previous, uint64_t *position, size_t buckets, uint8_t *out),
             (buf, start, size, number, bucket, m, gap_bits, reference_size, offset, previous, position, buckets, out))
+
+/* ---- checksums ---- */
+
+/* MurmurHash3_x64_128 (Appleby 2011), seed 0. Sums of it, modulo 2^128, do not depend on the order. */
+typedef struct {
+    uint64_t low, high;
+} hash_t;
+
+static const uint64_t MURMUR_1 = UINT64_C(0x87c37b91114253d5), MURMUR_2 = UINT64_C(0x4cf5ad432745937f);
+
+FASTK_INLINE uint64_t little64(uint64_t value) {
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return __builtin_bswap64(value);
+#else
+    return value;
+#endif
+}
+
+FASTK_INLINE uint64_t little32(uint32_t value) {
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return __builtin_bswap32(value);
+#else
+    return value;
+#endif
+}
+
+FASTK_INLINE uint64_t rotate(uint64_t x, unsigned by) { return x << by | x >> (64 - by); }
+
+FASTK_INLINE uint64_t hash_low(uint64_t word) { return rotate(word * MURMUR_1, 31) * MURMUR_2; }
+FASTK_INLINE uint64_t hash_high(uint64_t word) { return rotate(word * MURMUR_2, 33) * MURMUR_1; }
+
+FASTK_INLINE hash_t hash_blocks(hash_t h, const uint8_t *p, size_t blocks) {
+    for (; blocks; --blocks, p += 16) {
+        h.low = (rotate(h.low ^ hash_low(little64(load64(p))), 27) + h.high) * 5 + 0x52dce729;
+        h.high = (rotate(h.high ^ hash_high(little64(load64(p + 8))), 31) + h.low) * 5 + 0x38495ab5;
+    }
+    return h;
+}
+
+FASTK_INLINE uint64_t hash_mix(uint64_t x) {
+    x = (x ^ x >> 33) * UINT64_C(0xff51afd7ed558ccd);
+    x = (x ^ x >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
+    return x ^ x >> 33;
+}
+
+/* The n < 8 bytes at p as a number. */
+FASTK_INLINE uint64_t few_bytes(const uint8_t *p, size_t n) {
+    if (n >= 4)
+        return little32(load32(p)) | little32(load32(p + n - 4)) << 8 * (n - 4);
+    return n ? p[0] | (uint64_t)p[n / 2] << 8 * (n / 2) | (uint64_t)p[n - 1] << 8 * (n - 1) : 0;
+}
+
+/* The last n bytes of a text of some length, and what comes at its end. */
+FASTK_INLINE hash_t hash_end(hash_t h, const uint8_t *p, size_t n, uint64_t length) {
+    h = hash_blocks(h, p, n / 16);
+    const size_t rest = n % 16;
+    p += n - rest;
+    if (rest >= 8) {
+        h.low ^= hash_low(little64(load64(p)));
+        h.high ^= hash_high(few_bytes(p + 8, rest - 8));
+    } else {
+        h.low ^= hash_low(few_bytes(p, rest));
+    }
+    h.low ^= length;
+    h.high ^= length;
+    h.low += h.high;
+    h.high += h.low;
+    h.low = hash_mix(h.low);
+    h.high = hash_mix(h.high);
+    h.low += h.high;
+    h.high += h.low;
+    return h;
+}
+
+FASTK_INLINE void add_hash(uint64_t *sum, hash_t h) {
+    sum[0] += h.low;
+    sum[1] += h.high + (sum[0] < h.low);
+}
+
+/* Hash of each record, added to the sum of its bucket; not of those by reference, whose bytes are elsewhere. */
+FASTK_INLINE void records_checksum_body(int level, const uint8_t *buf, const uint32_t *start, const uint32_t *size,
+                                        const uint16_t *bucket, size_t m, size_t buckets, uint64_t *tally) {
+    (void)level;
+    for (size_t i = 0; i < m; ++i)
+        if (FASTK_LIKELY(bucket[i] < buckets && !(size[i] & BY_REFERENCE)))
+            add_hash(tally + bucket[i] * TALLY_FIELDS + CHECK_LOW,
+                     hash_end((hash_t){0, 0}, buf + start[i], size[i], size[i]));
+}
+FASTK_STAMP(void, records_checksum,
+            (const uint8_t *buf, const uint32_t *start, const uint32_t *size, const uint16_t *bucket, size_t m,
+             size_t buckets, uint64_t *tally),
+            (buf, start, size, bucket, m, buckets, tally))
+
+/* The hash of a record piece by piece: the whole blocks of 16 bytes of a piece, */
+FASTK_INLINE void checksum_blocks_body(int level, const uint8_t *buf, size_t n, uint64_t *state) {
+    (void)level;
+    hash_t h = hash_blocks((hash_t){state[0], state[1]}, buf, n / 16);
+    state[0] = h.low;
+    state[1] = h.high;
+}
+FASTK_STAMP(void, checksum_blocks, (const uint8_t *buf, size_t n, uint64_t *state), (buf, n, state))
+
+/* and what is left of it, once the length is known. */
+FASTK_INLINE void checksum_end_body(int level, const uint8_t *tail, size_t n, uint64_t length, uint64_t *state) {
+    (void)level;
+    hash_t h = hash_end((hash_t){state[0], state[1]}, tail, n, length);
+    state[0] = h.low;
+    state[1] = h.high;
+}
+FASTK_STAMP(void, checksum_end, (const uint8_t *tail, size_t n, uint64_t length, uint64_t *state),
+            (tail, n, length, state))
 
 /* ---- ordering a bucket ---- */
 
@@ -544,31 +704,39 @@ FASTK_INLINE void entries_sort_body(int level, uint64_t *entries, size_t m) {
 }
 FASTK_STAMP(void, entries_sort, (uint64_t * entries, size_t m), (entries, m))
 
+/* A record, from its frame. */
+typedef struct {
+    const uint8_t *begin; /* NULL if it is elsewhere */
+    uint64_t bytes;
+} record_t;
+
+FASTK_INLINE record_t record_of(const uint8_t *frame, unsigned gap_bits) {
+    uint64_t bytes = load32(frame) >> gap_bits;
+    if (FASTK_LIKELY(bytes != 0))
+        return (record_t){frame + WORD, bytes};
+    uint64_t descriptor = load64(frame + WORD);
+    return (record_t){descriptor & 1 ? NULL : frame + WORD + DESCRIPTOR, descriptor >> 1};
+}
+
+/* Entries lie anywhere: the bytes of one some way ahead are asked for. */
+FASTK_INLINE void prefetch_entry(const uint8_t *base, const uint64_t *entries, size_t i, size_t to, size_t bytes) {
+    if (i + PREFETCH_AHEAD < to)
+        for (size_t line = 0; line < bytes; line += 64)
+            prefetch(base, (size_t)entries[2 * (i + PREFETCH_AHEAD) + 1] + line);
+}
+
 /* Copies the records of entries[from:to] to out, one after the other, while they fit; *written gets their bytes.
  * Returns the entry it stopped at: `to`, or one that does not fit, or one by reference. */
 FASTK_INLINE size_t gather_body(int level, const uint8_t *base, const uint64_t *entries, size_t from, size_t to,
                                 unsigned gap_bits, uint8_t *out, size_t capacity, uint64_t *written) {
     size_t used = 0, i = from;
     for (; i < to; ++i) {
-        if (i + PREFETCH_AHEAD < to) {
-            size_t ahead = (size_t)entries[2 * (i + PREFETCH_AHEAD) + 1];
-            for (size_t line = 0; line < PREFETCH_BYTES; line += 64)
-                prefetch(base, ahead + line);
-        }
-        const uint8_t *frame = base + entries[2 * i + 1];
-        uint64_t bytes = load32(frame) >> gap_bits;
-        frame += WORD;
-        if (FASTK_UNLIKELY(bytes == 0)) {
-            uint64_t descriptor = load64(frame);
-            if (descriptor & 1)
-                break;
-            bytes = descriptor >> 1;
-            frame += DESCRIPTOR;
-        }
-        if (bytes > capacity - used)
+        prefetch_entry(base, entries, i, to, PREFETCH_BYTES);
+        const record_t record = record_of(base + entries[2 * i + 1], gap_bits);
+        if (!record.begin || record.bytes > capacity - used)
             break;
-        copy_record(level, out + used, frame, (size_t)bytes);
-        used += (size_t)bytes;
+        copy_record(level, out + used, record.begin, (size_t)record.bytes);
+        used += (size_t)record.bytes;
     }
     *written = used;
     return i;
@@ -577,3 +745,39 @@ FASTK_STAMP(size_t, gather,
             (const uint8_t *base, const uint64_t *entries, size_t from, size_t to, unsigned gap_bits, uint8_t *out,
              size_t capacity, uint64_t *written),
             (base, entries, from, to, gap_bits, out, capacity, written))
+
+/* Bytes of the records of entries[from:to], of those by reference too. */
+FASTK_INLINE size_t frames_measure_body(int level, const uint8_t *base, const uint64_t *entries, size_t from, size_t to,
+                                        unsigned gap_bits, uint64_t *bytes) {
+    (void)level;
+    uint64_t total = 0;
+    size_t i = from;
+    for (; i < to; ++i) {
+        prefetch_entry(base, entries, i, to, 1);
+        total += record_of(base + entries[2 * i + 1], gap_bits).bytes;
+    }
+    *bytes = total;
+    return i;
+}
+FASTK_STAMP(size_t, frames_measure,
+            (const uint8_t *base, const uint64_t *entries, size_t from, size_t to, unsigned gap_bits, uint64_t *bytes),
+            (base, entries, from, to, gap_bits, bytes))
+
+/* Adds the hashes of the records of entries[from:to] to the sum. Returns the entry it stopped at: `to`, or one by
+ * reference. */
+FASTK_INLINE size_t frames_checksum_body(int level, const uint8_t *base, const uint64_t *entries, size_t from,
+                                         size_t to, unsigned gap_bits, uint64_t *sum) {
+    (void)level;
+    size_t i = from;
+    for (; i < to; ++i) {
+        prefetch_entry(base, entries, i, to, PREFETCH_BYTES);
+        const record_t record = record_of(base + entries[2 * i + 1], gap_bits);
+        if (!record.begin)
+            break;
+        add_hash(sum, hash_end((hash_t){0, 0}, record.begin, (size_t)record.bytes, record.bytes));
+    }
+    return i;
+}
+FASTK_STAMP(size_t, frames_checksum,
+            (const uint8_t *base, const uint64_t *entries, size_t from, size_t to, unsigned gap_bits, uint64_t *sum),
+            (base, entries, from, to, gap_bits, sum))

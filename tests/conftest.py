@@ -126,3 +126,18 @@ def _no_scratch_left(request: pytest.FixtureRequest, scratch_parent: Path) -> It
     for path in left:
         shutil.rmtree(path)
     assert not left, f"scratch was left behind: {', '.join(map(str, left))}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the shuffle was put through; reports bring the counts here from every worker."""
+    reports = [report for each in terminalreporter.stats.values() for report in each]
+    counts = [
+        value
+        for report in reports
+        if getattr(report, "when", None) == "teardown"
+        for name, value in report.user_properties
+        if name == "shuffle faults"
+    ]
+    if counts:
+        faults, lost, partial = (sum(column) for column in zip(*counts, strict=True))
+        terminalreporter.write_line(f"{faults} faults, {lost} records lost, {partial} partial outputs")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import mmh3
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +15,9 @@ WORD = 2**64
 
 BEFORE_FIRST = WORD - 1
 """Record number before the first one, so that record 0 has a gap of 1."""
+
+NO_BUCKET = 2**16 - 1
+"""Bucket of a record that is left out."""
 
 
 def philox(seed: int, start: int, n: int) -> npt.NDArray[np.uint64]:
@@ -39,6 +43,22 @@ def records(data: bytes, delimiter: bytes = b"\n") -> list[bytes]:
     return [piece + delimiter for piece in pieces + [last] * (last != b"")]
 
 
+def ended_lines(data: bytes, delimiter: bytes = b"\n") -> list[bytes]:
+    """Lines of a file that have their delimiter."""
+    return [line + delimiter for line in data.split(delimiter)[:-1]]
+
+
+def ended_records(data: bytes, delimiter: bytes = b"\n", lines: int = 1) -> list[bytes]:
+    """Records of so many lines each, of a file; what follows the last of them is no record."""
+    ended = ended_lines(data, delimiter)
+    return [b"".join(ended[i : i + lines]) for i in range(0, len(ended) - lines + 1, lines)]
+
+
+def checksum(records: Iterable[bytes]) -> int:
+    """Sum of the MurmurHash3_x64_128 of records, modulo 2^128."""
+    return sum(mmh3.hash128(record, 0, True, signed=False) for record in records) % 2**128
+
+
 def shuffled(inputs: Iterable[bytes], seed: int, delimiter: bytes = b"\n") -> bytes:
     """What a shuffle of these files writes."""
     lines = [record for data in inputs for record in records(data, delimiter)]
@@ -60,6 +80,11 @@ class Frame:
     number: int
     data: bytes = b""
     reference: tuple[int, int] | None = None
+
+    @property
+    def length(self) -> int:
+        """Bytes of the record."""
+        return self.reference[0] if self.reference else len(self.data)
 
     def payload(self) -> bytes:
         """What follows the word of a frame by reference: a descriptor and an offset."""
@@ -136,15 +161,26 @@ class Bucket:
     """What one scatter puts in a bucket."""
 
     frames: list[Frame]
-    output_bytes: int = 0
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of its records, of those by reference too."""
+        return sum(frame.length for frame in self.frames)
+
+    @property
+    def checksum(self) -> int:
+        """Checksum of its records, of those by reference not."""
+        return checksum(frame.data for frame in self.frames if frame.reference is None)
 
 
-def scatter(frames: Sequence[Frame], seed: int, fanouts: Sequence[int]) -> tuple[list[int], dict[int, Bucket]]:
-    """(bucket of every record, contents of the buckets that get any)."""
-    places = [descend(int(philox(seed, frame.number, 1)[0]), fanouts)[0] for frame in frames]
+def scatter(
+    frames: Sequence[Frame], seed: int, fanouts: Sequence[int], least: int = 0, most: int = WORD - 1
+) -> tuple[list[int], dict[int, Bucket]]:
+    """(bucket of every record, contents of the buckets that get any), of the records whose keys are in a range."""
+    found = [int(philox(seed, frame.number, 1)[0]) for frame in frames]
+    places = [descend(key, fanouts)[0] if least <= key <= most else NO_BUCKET for key in found]
     buckets: dict[int, Bucket] = {}
     for frame, place in zip(frames, places, strict=True):
-        bucket = buckets.setdefault(place, Bucket([]))
-        bucket.frames.append(frame)
-        bucket.output_bytes += frame.reference[0] if frame.reference else len(frame.data)
+        if place != NO_BUCKET:
+            buckets.setdefault(place, Bucket([])).frames.append(frame)
     return places, buckets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import hashing_oracle
+import mmh3
 import numpy as np
 import oracle
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from oracle import BEFORE_FIRST, WORD, Frame
+from oracle import BEFORE_FIRST, NO_BUCKET, WORD, Frame
 
 import fastk
 from fastk._backend import c
@@ -170,45 +172,140 @@ def test_number_records(kernels, first, n):
 
 
 def split_delimited(
-    kernels, data: bytes, delimiter: int, start: int, capacity: int, scanned: int | None = None
-) -> list[tuple[int, int]]:
-    starts, sizes = Guarded(capacity, np.uint32), Guarded(capacity, np.uint32)
-    begin = (start, start if scanned is None else scanned)
-    m = kernels.split_delimited(unaligned(data), len(data), *begin, delimiter, starts.array, sizes.array, capacity)
+    kernels, data: bytes, delimiter: bytes, lines: int, state: Sequence[int], capacity: int
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """(start, size) of what is found, and the state afterwards."""
+    starts, sizes, states = Guarded(capacity, np.uint32), Guarded(capacity, np.uint32), Guarded(4, np.uint64)
+    states.array[:] = u64(state)
+    pattern = unaligned(delimiter, 3)
+    m = kernels.split_delimited(
+        unaligned(data), len(data), pattern, len(delimiter), lines, states.array, starts.array, sizes.array, capacity
+    )
     assert m <= capacity
-    return list(zip(starts.written(m).tolist(), sizes.written(m).tolist(), strict=True))
+    found = zip(starts.written(m).tolist(), sizes.written(m).tolist(), strict=True)
+    return list(found), states.written(4).tolist()
 
 
-def spans(data: bytes, delimiter: int, start: int) -> list[tuple[int, int]]:
-    """(start, size) of the records of data[start:] that have their delimiter."""
-    whole = data[start : data.rfind(bytes([delimiter])) + 1]
-    sizes = [len(record) for record in oracle.records(whole, bytes([delimiter]))]
-    return [(start + sum(sizes[:i]), size) for i, size in enumerate(sizes)]
+def expected_spans(data: bytes, delimiter: bytes, lines: int, start: int) -> tuple[list[tuple[int, int]], list[int]]:
+    """What a scan of data[start:] finds, and the state after it."""
+    sizes = [len(record) for record in oracle.ended_records(data[start:], delimiter, lines)]
+    ends = [start + sum(sizes[: i + 1]) for i in range(len(sizes))]
+    ended = oracle.ended_lines(data[start:], delimiter)
+    spans = [(end - size, size) for end, size in zip(ends, sizes, strict=True)]
+    return spans, [ends[-1] if ends else start, len(data), start + len(b"".join(ended)), len(ended) % lines]
 
 
-@given(lengths, generators, st.sampled_from([0, 10, 128, 255]), st.sampled_from([0.003, 0.05, 0.5, 1.0]), st.data())
-def test_split_delimited(kernels, n, rng, delimiter, density, data):
-    noise = rng.choice(np.array([delimiter ^ 1, delimiter ^ 0x80, 0, 255], np.uint8), n)
-    noise[rng.random(n) < density] = delimiter
-    text = noise.tobytes()
-    start = data.draw(st.integers(0, n))
-    expected = spans(text, delimiter, start)
-    for capacity in {0, 1, data.draw(st.integers(0, n)), len(expected), len(expected) + 1}:
-        assert split_delimited(kernels, text, delimiter, start, capacity) == expected[:capacity]
-    clear = start + expected[0][1] - 1 if expected else n
-    scanned = data.draw(st.integers(start, clear))
-    assert split_delimited(kernels, text, delimiter, start, n, scanned) == expected
+def text_of(rng: np.random.Generator, n: int, delimiter: bytes, density: float) -> bytes:
+    """Bytes with some delimiters, whole and in parts, and bytes that an inexact search would take for theirs."""
+    last = delimiter[-1]
+    alphabet = bytes({last ^ 1, last ^ 0x80, 0, 255, *delimiter[: rng.choice([0, len(delimiter)])]} - {last})
+    alphabet += delimiter * int(rng.choice([0, 1])) if len(delimiter) > 1 else b""
+    text = bytearray(rng.choice(np.frombuffer(alphabet, np.uint8), n).tobytes())
+    for at in np.flatnonzero(rng.random(n) < density).tolist():
+        text[at : at + len(delimiter)] = delimiter
+    return bytes(text[:n])
+
+
+delimiters = (
+    st.sampled_from([b"\n", b"\0", b"\x80", b"\xff", b"aa", b"aaa", b"\r\n", b"\n\n", b"abab", b"aab", b"abaab"])
+    | st.binary(min_size=1, max_size=40)
+    | st.builds(lambda unit, width: (unit * width)[:width], st.sampled_from([b"a", b"ab", b"aab"]), st.integers(1, 40))
+)
+
+
+@given(lengths, generators, delimiters, st.sampled_from([0.003, 0.05, 0.5, 1.0]), st.integers(1, 5), st.data())
+def test_split_delimited(kernels, n, rng, delimiter, density, lines, data):
+    text, start = text_of(rng, n, delimiter, density), data.draw(st.integers(0, n))
+    before = [start, start, start, 0]
+    spans, after = expected_spans(text, delimiter, lines, start)
+    for capacity in {1, data.draw(st.integers(1, n + 1)), max(1, len(spans)), len(spans) + 1}:
+        found, state = split_delimited(kernels, text, delimiter, lines, before, capacity)
+        assert found == spans[:capacity]
+        end = sum(found[-1]) if found else start
+        assert state == (after if len(spans) < capacity else [end, end, end, 0])
+        if capacity > 1:  # the bytes before the first line's end are known to hold none
+            clear = data.draw(st.integers(start, text.find(delimiter, start) % (n + 1)))
+            known = [start, clear, start, 0]
+            assert split_delimited(kernels, text, delimiter, lines, known, capacity) == (found, state)
+
+
+@given(lengths, generators, delimiters, st.sampled_from([0.05, 0.5]), st.integers(1, 5), st.data())
+def test_split_delimited_piece_by_piece(kernels, n, rng, delimiter, density, lines, data):
+    text, start = text_of(rng, n, delimiter, density), data.draw(st.integers(0, n))
+    cuts = sorted(data.draw(st.lists(st.integers(start, n), max_size=6)))
+    capacity, spans, state = data.draw(st.integers(1, 9)), [], [start, start, start, 0]
+    for cut in [*cuts, n]:
+        while True:
+            found, state = split_delimited(kernels, text[:cut], delimiter, lines, state, capacity)
+            spans += found
+            if len(found) < capacity:
+                break
+        assert (spans, state) == expected_spans(text[:cut], delimiter, lines, start)
+
+
+@pytest.mark.parametrize("unit", [b"a", b"ab", b"abc", bytes(range(65, 65 + 40))], ids=lambda unit: f"{len(unit)}")
+def test_split_at_every_width_and_window_edge(kernels, unit):
+    for width in range(1, 41):
+        delimiter = (unit * width)[:width]
+        for end in sorted({width, *range(60, 70), *range(126, 132)}):
+            if end < width:
+                continue
+            text = b"-" * (end - width) + delimiter + b"-" * (end % 3)
+            expected = [(0, end)], [end, len(text), end, 0]
+            assert split_delimited(kernels, text, delimiter, 1, [0, 0, 0, 0], 2) == expected
+            for scanned in {0, end - width, end // 2, end - 1}:
+                assert split_delimited(kernels, text, delimiter, 1, [0, scanned, 0, 0], 2) == expected
+            # The line begins within the delimiter: it is none.
+            late = [0, end - width + 1, end - width + 1, 0]
+            unfound = [], [0, len(text), end - width + 1, 0]
+            assert split_delimited(kernels, text, delimiter, 1, late, 2) == unfound
 
 
 @pytest.mark.parametrize("n", LENGTHS)
 def test_split_one_record_and_a_rest(kernels, n):
     for rest in (b"", b"x", b"x" * 64):
         data = b"x" * n + b"\n" + rest
-        assert split_delimited(kernels, data, 10, 0, 3) == [(0, n + 1)]
-        assert split_delimited(kernels, data, 10, 0, 3, scanned=n) == [(0, n + 1)]
-        assert split_delimited(kernels, data, 10, n + 1, 3) == []
-    assert split_delimited(kernels, b"\n" * n, 10, 0, n) == [(i, 1) for i in range(n)]
-    assert split_delimited(kernels, b"x" * n, 10, 0, 3) == []
+        expected = [(0, n + 1)], [n + 1, len(data), n + 1, 0]
+        assert split_delimited(kernels, data, b"\n", 1, [0, 0, 0, 0], 3) == expected
+        assert split_delimited(kernels, data, b"\n", 1, [0, n, 0, 0], 3) == expected
+        assert split_delimited(kernels, data, b"\n", 1, [n + 1, n + 1, n + 1, 0], 3) == ([], expected[1])
+        unfinished = [0, len(data), n + 1, 1]
+        assert split_delimited(kernels, data, b"\n", 2, [0, 0, 0, 0], 3) == ([], unfinished)
+    assert split_delimited(kernels, b"\n" * n, b"\n", 1, [0] * 4, n + 1)[0] == [(i, 1) for i in range(n)]
+    assert split_delimited(kernels, b"x" * n, b"\n", 1, [0] * 4, 3) == ([], [0, n, 0, 0])
+    for width in (2, 3, 5, 40):
+        found, state = split_delimited(kernels, b"a" * n, b"a" * width, 1, [0] * 4, n + 1)
+        assert found == [(i, width) for i in range(0, n - width + 1, width)]
+        assert state == [n - n % width, n, n - n % width, 0]
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "lines", "state", "capacity"),
+    [
+        (b"\n", 1, [0, 0, 0, 0], 0),
+        (b"\n", 3, [1, 5, 3, 1], 0),
+        (b"", 1, [0, 0, 0, 0], 9),
+        (b"\n", 0, [0, 0, 0, 0], 9),
+        (b"", 0, [0, 0, 0, 0], 9),
+        *(
+            (delimiter, lines, state, 9)
+            for delimiter, lines in ((b"\n", 1), (b"\n", 3), (b"b\n", 1), (b"b\n", 2))
+            for state in (
+                [1, 0, 0, 0], [1, 1, 0, 0], [0, 3, 4, 0], [5, 3, 4, 0], [0, 9, 0, 0], [9, 9, 9, 0], [0, 0, 0, 3],
+                [0, 2**63, 0, 0], [2**63, 2**63, 2**63, 0], [WORD - 1, 0, 0, 0], [0, 0, WORD - 1, 0], [WORD - 1] * 4,
+                [0, 0, 0, WORD - 1], [0, 0, 0, 2**63],
+            )
+        ),
+    ],
+)
+def test_split_of_a_state_that_cannot_be(kernels, delimiter, lines, state, capacity):
+    assert split_delimited(kernels, b"ab\nab\n--", delimiter, lines, state, capacity) == ([], state)
+
+
+def test_split_with_a_delimiter_longer_than_the_block(kernels):
+    for n in (0, 1, 63, 64, 65, 200):
+        for width in (n + 1, n + 64, 1000):
+            assert split_delimited(kernels, b"a" * n, b"a" * width, 1, [0] * 4, 3) == ([], [0, n, 0, 0])
 
 
 # ---- scattering
@@ -270,19 +367,30 @@ def batches(draw, max_records: int = 40) -> Batch:
 reference_sizes = st.sampled_from([1, 17, 64, 300, COPY_BY_CALL, NEVER])
 
 
-@given(batches(), seeds, fanout_lists, reference_sizes, st.integers(0, 2**50))
-def test_scatter(kernels, batch, seed, fanouts, reference_size, offset):
-    m, gap_bits, last = len(batch.frames), batch.gap_bits, fanouts[-1]
-    places, buckets = oracle.scatter(batch.frames, seed, fanouts)
-    _, stored = oracle.scatter(batch.stored(reference_size, offset), seed, fanouts)
+WHOLE_RANGE = (0, WORD - 1)
+key_ranges = st.just(WHOLE_RANGE) | st.tuples(st.integers(0, WORD - 1), st.integers(0, WORD - 1))
 
-    bucket, tally = Guarded(m, np.uint16), Guarded(last * len(TALLY_FIELDS), np.uint64)
-    common = (batch.buf, batch.start, batch.size, batch.number)
-    kernels.scatter_count(
-        *common, m, *words(seed), *scatter_levels(fanouts), gap_bits, reference_size, bucket.array, tally.array
-    )
-    assert bucket.written(m).tolist() == places
-    table = tally.written(last * len(TALLY_FIELDS)).reshape(last, -1)
+
+def find_buckets(kernels, number: np.ndarray, seed: int, fanouts: Sequence[int], least: int, most: int) -> list[int]:
+    m = len(number)
+    bucket = Guarded(m, np.uint16)
+    kernels.bucket_records(number, m, *words(seed), *scatter_levels(fanouts), least, most, bucket.array)
+    return bucket.written(m).tolist()
+
+
+@given(batches(), seeds, fanout_lists, reference_sizes, st.integers(0, 2**50), key_ranges, generators)
+def test_scatter(kernels, batch, seed, fanouts, reference_size, offset, key_range, rng):
+    m, gap_bits, last = len(batch.frames), batch.gap_bits, fanouts[-1]
+    places, buckets = oracle.scatter(batch.frames, seed, fanouts, *key_range)
+    _, stored = oracle.scatter(batch.stored(reference_size, offset), seed, fanouts, *key_range)
+    assert find_buckets(kernels, batch.number, seed, fanouts, *key_range) == places
+
+    # A bucket that there is not is none, whichever it is.
+    none = rng.integers(last, 2**16, m)
+    bucket = np.where(np.array(places, int) == NO_BUCKET, none, places).astype(np.uint16)
+    common, tally = (batch.buf, batch.start, batch.size, batch.number, bucket, m), Guarded(7 * last, np.uint64)
+    kernels.scatter_count(*common, last, gap_bits, reference_size, tally.array)
+    table = tally.written(7 * last).reshape(last, -1)
 
     begins, previous, at = np.zeros(last, np.uint64), np.full(last, batch.before, np.uint64), 0
     encoded = {}
@@ -300,6 +408,8 @@ def test_scatter(kernels, batch, seed, fanouts, reference_size, offset):
             "output_bytes": buckets[b].output_bytes,
             "first_number": first,
             "last_number": final,
+            "check_low": 0,
+            "check_high": 0,
         }
         encoded[b] = oracle.encode_frames(stored[b].frames, gap_bits, batch.before)
         at += 5
@@ -308,9 +418,7 @@ def test_scatter(kernels, batch, seed, fanouts, reference_size, offset):
     out = Guarded(at, np.uint8)
     untouched = np.ones(at, bool)
     position = begins.copy()
-    kernels.scatter_place(
-        *common, bucket.array, m, gap_bits, reference_size, offset, previous, position, last, out.array
-    )
+    kernels.scatter_place(*common, gap_bits, reference_size, offset, previous, position, last, out.array)
     whole = out.written(at)
     for b in range(last):
         begin = int(begins[b])
@@ -324,19 +432,34 @@ def test_scatter(kernels, batch, seed, fanouts, reference_size, offset):
     assert (whole[untouched] == 0xA5).all()
 
 
-@pytest.mark.parametrize("fanouts", [[1], [65536], [1, 1, 5], [512, 512, 512], [3, 65536]])
+@pytest.mark.parametrize("fanouts", [[1], [65535], [1, 1, 5], [512, 512, 512], [3, 65535]])
 def test_buckets_of_many_records(kernels, fanouts):
     m, seed, last = 5000, 12345, fanouts[-1]
-    bucket, tally = Guarded(m, np.uint16), Guarded(last * len(TALLY_FIELDS), np.uint64)
     number = np.arange(3, m + 3, dtype=np.uint64)
-    kernels.scatter_count(
-        np.zeros(0, np.uint8), np.zeros(m, np.uint32), np.full(m, 9, np.uint32), number, m, *words(seed),
-        *scatter_levels(fanouts), 20, NEVER, bucket.array, tally.array,
-    )
     expected = [oracle.descend(key, fanouts)[0] for key in oracle.philox(seed, 3, m).tolist()]
-    assert bucket.written(m).tolist() == expected
-    counts = tally.written(last * len(TALLY_FIELDS)).reshape(last, -1)[:, TALLY_FIELDS.index("records")]
+    found = find_buckets(kernels, number, seed, fanouts, *WHOLE_RANGE)
+    assert found == expected
+    bucket, tally = np.array(found, np.uint16), Guarded(7 * last, np.uint64)
+    kernels.scatter_count(
+        np.zeros(0, np.uint8), np.zeros(m, np.uint32), np.full(m, 9, np.uint32), number, bucket, m, last, 20, NEVER,
+        tally.array,
+    )
+    counts = tally.written(7 * last).reshape(last, -1)[:, TALLY_FIELDS.index("records")]
     np.testing.assert_array_equal(counts, np.bincount(expected, minlength=last))
+
+
+@pytest.mark.parametrize("fanouts", [[7], [3, 5], [1]])
+def test_buckets_of_a_range_of_keys(kernels, fanouts):
+    m, seed = 50, 99
+    number = np.arange(2**40, 2**40 + m, dtype=np.uint64)
+    keys = oracle.philox(seed, 2**40, m).tolist()
+    places = [oracle.descend(key, fanouts)[0] for key in keys]
+    smallest, middle, largest = np.sort(u64(keys))[[0, m // 2, -1]].tolist()
+    ends = [0, 1, smallest - 1, smallest, smallest + 1, middle - 1, middle, middle + 1, largest, largest + 1, WORD - 1]
+    for least in ends:
+        for most in ends:
+            expected = [p if least <= key <= most else NO_BUCKET for p, key in zip(places, keys, strict=True)]
+            assert find_buckets(kernels, number, seed, fanouts, least, most) == expected
 
 
 @pytest.mark.parametrize("gap_bits", [1, 6, 8, 15, 24, 31])
@@ -353,6 +476,100 @@ def test_place_every_size(kernels, gap_bits):
         )
         assert out.written(len(expected)).tobytes() == expected
         assert position.tolist() == [len(expected)]
+
+
+# ---- checksums
+
+
+HASHED = [*range(101), 127, 128, 129, 1000, 4095, 4096, 4097, 100_003]
+
+
+def halves(value: int) -> tuple[int, int]:
+    """The low and the high word of a checksum."""
+    return value % WORD, value // WORD % WORD
+
+
+def hashed(kernels, data: bytes, cuts: Sequence[int] = (), odd: int = 1) -> tuple[int, int]:
+    """The hash of data that comes in pieces of whole blocks, and a last one."""
+    state = Guarded(2, np.uint64)
+    state.array[:] = 0
+    begins = [0, *(cut - cut % 16 for cut in sorted(cuts))]
+    for begin, end in itertools.pairwise(begins):
+        kernels.checksum_blocks(unaligned(data[begin:end], odd), end - begin, state.array)
+    kernels.checksum_end(unaligned(data[begins[-1] :], odd), len(data) - begins[-1], len(data), state.array)
+    low, high = state.written(2).tolist()
+    return low, high
+
+
+def test_hash_of_a_known_text(kernels):
+    data = b"The quick brown fox jumps over the lazy dog"
+    assert hashed(kernels, data) == (0xE34BBC7BBC071B6C, 0x7A433CA9C49A9347)
+    assert hashed(kernels, b"") == (0, 0)
+
+
+def test_hash_of_every_length(kernels):
+    rng = np.random.default_rng(5)
+    for n in HASHED:
+        for data in (rng.bytes(n), b"\xff" * n, b"\0" * n):
+            expected = mmh3.hash64(data, 0, True, signed=False)
+            assert halves(oracle.checksum([data])) == expected
+            assert hashed(kernels, data, [n]) == expected
+            assert hashed(kernels, data, [], n % 5) == expected
+            tally = u64([0] * 7)
+            buf, start, size = unaligned(data), np.zeros(1, np.uint32), np.array([n], np.uint32)
+            kernels.records_checksum(buf, start, size, np.zeros(1, np.uint16), 1, 1, tally)
+            assert tuple(tally[5:].tolist()) == expected
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=4), st.integers(0, 7))
+def test_hash_piece_by_piece(kernels, data, cuts, odd):
+    cuts = [min(cut, len(data)) for cut in cuts]
+    assert hashed(kernels, data, cuts, odd) == mmh3.hash64(data, 0, True, signed=False)
+
+
+def test_blocks_are_whole(kernels):
+    buf = unaligned(bytes(range(64)))
+    for n in (0, 1, 15, 16, 17, 31, 32, 47):
+        states = [u64([3, WORD - 5]) for _ in range(2)]
+        kernels.checksum_blocks(buf, n, states[0])
+        kernels.checksum_blocks(buf, n - n % 16, states[1])
+        assert states[0].tolist() == states[1].tolist()
+        assert (states[0].tolist() == [3, WORD - 5]) == (n < 16)
+
+
+SUMS = st.sampled_from([0, 1, WORD - 1, WORD, 2**128 - 1, 2**128 - WORD]) | st.integers(0, 2**128 - 1)
+
+
+@given(batches(), st.sampled_from([1, 2, 7, 600, 65535]), generators, st.lists(SUMS, min_size=3, max_size=3))
+def test_checksum_of_records(kernels, batch, buckets, rng, sums):
+    m = len(batch.frames)
+    bucket = np.where(rng.random(m) < 0.2, 2**16 - 1, rng.integers(0, buckets + 1, m)).astype(np.uint16)
+    tally = Guarded(7 * buckets, np.uint64, 7)
+    table = tally.array.reshape(buckets, 7)
+    before = [sums[b % 3] for b in range(buckets)]
+    table[:, 5:] = [halves(value) for value in before]
+    kernels.records_checksum(batch.buf, batch.start, batch.size, bucket, m, buckets, tally.array)
+    for b, frame in zip(bucket.tolist(), batch.frames, strict=True):
+        if b < buckets and frame.reference is None:
+            before[b] += oracle.checksum([frame.data])
+    assert tally.written(7 * buckets).reshape(buckets, 7)[:, 5:].tolist() == [list(halves(value)) for value in before]
+    assert (table[:, :5] == 0x0707070707070707).all()
+
+
+def test_checksum_carries(kernels):
+    data, carries = b"carry\n", set()
+    low, high = mmh3.hash64(data, 0, True, signed=False)
+    buf, start, size = unaligned(data), np.zeros(1, np.uint32), np.array([len(data)], np.uint32)
+    frame = unaligned(oracle.encode_frames([Frame(0, data)], 8))
+    for before in ((WORD - low, 0), (WORD - low - 1, 0), (WORD - 1, WORD - 1), (WORD - low, WORD - high - 1), (0, 0)):
+        expected = list(halves(before[0] + WORD * before[1] + low + WORD * high))
+        tally, total = u64([0] * 5 + list(before)), u64(before)
+        kernels.records_checksum(buf, start, size, np.zeros(1, np.uint16), 1, 1, tally)
+        assert tally[5:].tolist() == expected
+        assert kernels.frames_checksum(frame, u64([0, 0]), 0, 1, 8, total) == 1
+        assert total.tolist() == expected
+        carries.add(before[0] + low >= WORD)
+    assert carries == {False, True}
 
 
 # ---- reading frames
@@ -687,6 +904,27 @@ def test_gather_every_size(kernels):
         assert out.written(written[0]).tobytes() == frames[0].data + frames[1].data
 
 
+@given(batches(), st.integers(0, 7), SUMS, st.data())
+def test_frames_are_measured_and_summed(kernels, batch, odd, before, data):
+    frames, gap_bits = batch.stored(data.draw(reference_sizes), 0), batch.gap_bits
+    encoded = oracle.encode_frames(frames, gap_bits, batch.before)
+    placed, _, _ = oracle.decode_frames(encoded, gap_bits, 0, batch.before)
+    placed = data.draw(st.permutations(placed))
+    begin = data.draw(st.integers(0, len(placed)))
+    to = data.draw(st.integers(begin, len(placed)))
+    entries = u64([(7, frame.position) for frame in placed]).reshape(-1)
+    base, length = unaligned(encoded, odd), Guarded(1, np.uint64)
+    assert kernels.frames_measure(base, entries, begin, to, gap_bits, length.array) == to
+    assert length.written(1).tolist() == [sum(frame.frame.length for frame in placed[begin:to])]
+
+    stop = next((i for i in range(begin, to) if placed[i].frame.reference is not None), to)
+    total = Guarded(2, np.uint64)
+    total.array[:] = halves(before)
+    assert kernels.frames_checksum(base, entries, begin, to, gap_bits, total.array) == stop
+    records = [frame.frame.data for frame in placed[begin:stop]]
+    assert tuple(total.written(2).tolist()) == halves(before + oracle.checksum(records))
+
+
 # ---- all together
 
 
@@ -707,14 +945,15 @@ class Pieces:
 def scatter_once(kernels, pieces: Pieces, seed: int, fanouts: list[int], gap_bits: int) -> list[tuple[np.ndarray, int]]:
     """(frames, records) of each bucket of the last level."""
     m, last = len(pieces.number), fanouts[-1]
-    common = (pieces.buf, pieces.start, pieces.size, pieces.number)
     bucket, tally = np.empty(m, np.uint16), np.empty((last, len(TALLY_FIELDS)), np.uint64)
-    kernels.scatter_count(*common, m, *words(seed), *scatter_levels(fanouts), gap_bits, NEVER, bucket, tally)
-    records, scratch, _, first, _ = tally.T.astype(object)
+    common = (pieces.buf, pieces.start, pieces.size, pieces.number, bucket, m)
+    kernels.bucket_records(pieces.number, m, *words(seed), *scatter_levels(fanouts), *WHOLE_RANGE, bucket)
+    kernels.scatter_count(*common, last, gap_bits, NEVER, tally)
+    records, scratch, _, first, *_ = tally.T.astype(object)
     ends = np.cumsum(scratch + 4 * (first // (2**gap_bits - 1))).tolist()
     begins = [0, *ends[:-1]]
     out, position, previous = np.zeros(ends[-1], np.uint8), u64(begins), np.full(last, BEFORE_FIRST, np.uint64)
-    kernels.scatter_place(*common, bucket, m, gap_bits, NEVER, 0, previous, position, last, out)
+    kernels.scatter_place(*common, gap_bits, NEVER, 0, previous, position, last, out)
     assert position.tolist() == ends
     return [(out[begin:end], inside) for begin, end, inside in zip(begins, ends, records, strict=True)]
 
@@ -737,7 +976,9 @@ def test_kernels_shuffle(kernels, rng, count, seed, fanouts, gap_bits):
     sizes = rng.choice([1, 1, 2, 10, 64, 300], count).tolist()
     data = b"".join(rng.bytes(size - 1).replace(b"\n", b"\xff") + b"\n" for size in sizes)
     whole = Pieces.room(unaligned(data), count)
-    assert kernels.split_delimited(whole.buf, len(data), 0, 0, 10, whole.start, whole.size, count) == count
+    newline, state = np.full(1, 10, np.uint8), u64([0] * 4)
+    arguments = (whole.buf, len(data), newline, 1, 1, state, whole.start, whole.size, count)
+    assert kernels.split_delimited(*arguments) == count
     kernels.number_records(0, whole.number, count)
     contents = [whole]
     for level in range(1, len(fanouts) + 1):
@@ -1283,11 +1524,13 @@ def philox_calls(draw) -> list[Any]:
 
 @st.composite
 def delimited_calls(draw) -> list[Any]:
-    buf, n, byte = draw(byte_searches())
-    capacity, begin = draw(st.integers(0, n)), draw(st.integers(0, n))
-    clear = buf[begin:].tobytes().find(bytes([byte]))
-    scanned = draw(st.integers(begin, n if clear < 0 else begin + clear))
-    return [buf, n, begin, scanned, byte, *(np.zeros(capacity, np.uint32) for _ in range(2)), capacity]
+    rng, n, delimiter = draw(generators), draw(lengths), draw(delimiters)
+    buf = unaligned(text_of(rng, n, delimiter, draw(st.sampled_from([0.01, 0.3]))), draw(st.integers(0, 9)))
+    lines, capacity = draw(st.integers(1, 5)), draw(st.integers(0, n))
+    begin, line, scanned = sorted(draw(st.lists(st.integers(0, n), min_size=3, max_size=3)))
+    state = u64([begin, scanned, line, draw(st.integers(0, lines - 1))])
+    outputs = [np.zeros(capacity, np.uint32) for _ in range(2)]
+    return [buf, n, unaligned(delimiter), len(delimiter), lines, state, *outputs, capacity]
 
 
 @st.composite
@@ -1323,20 +1566,45 @@ def frames_index_calls(draw) -> list[Any]:
 
 
 @st.composite
+def bucket_calls(draw) -> list[Any]:
+    batch = draw(batches())
+    m, levels = len(batch.frames), scatter_levels(draw(fanout_lists))
+    return [batch.number, m, *words(draw(seeds)), *levels, *draw(key_ranges), np.zeros(m, np.uint16)]
+
+
+def some_buckets(rng: np.random.Generator, m: int, buckets: int) -> np.ndarray:
+    """Buckets of records, some of which are left out."""
+    return rng.choice([*range(buckets + 1), NO_BUCKET], m).astype(np.uint16)
+
+
+@st.composite
 def scatter_count_calls(draw) -> list[Any]:
-    batch, fanouts = draw(batches()), draw(fanout_lists)
+    batch, buckets = draw(batches()), draw(fanouts_allowed)
     m = len(batch.frames)
-    return [
-        batch.buf, batch.start, batch.size, batch.number, m, *words(draw(seeds)), *scatter_levels(fanouts),
-        batch.gap_bits, draw(reference_sizes), np.zeros(m, np.uint16),
-        np.ones(fanouts[-1] * len(TALLY_FIELDS), np.uint64),
-    ]
+    bucket, tally = some_buckets(draw(generators), m, buckets), np.ones(7 * buckets, np.uint64)
+    common = batch.buf, batch.start, batch.size, batch.number, bucket
+    return [*common, m, buckets, batch.gap_bits, draw(reference_sizes), tally]
+
+
+@st.composite
+def records_checksum_calls(draw) -> list[Any]:
+    batch, rng, buckets = draw(batches()), draw(generators), draw(fanouts_allowed)
+    m = len(batch.frames)
+    tally = rng.integers(0, WORD, 7 * buckets, np.uint64)
+    return [batch.buf, batch.start, batch.size, some_buckets(rng, m, buckets), m, buckets, tally]
+
+
+@st.composite
+def checksum_calls(draw, length: bool) -> list[Any]:
+    rng, n = draw(generators), draw(lengths)
+    state = rng.integers(0, WORD, 2, np.uint64)
+    return [unaligned(rng.bytes(n), draw(st.integers(0, 7))), n, *[draw(st.integers(0, WORD - 1))] * length, state]
 
 
 @st.composite
 def scatter_place_calls(draw) -> list[Any]:
     batch, fanout, reference_size = draw(batches()), draw(st.integers(1, 20)), draw(reference_sizes)
-    bucket = draw(generators).integers(0, fanout, len(batch.frames), np.uint16)
+    bucket = some_buckets(draw(generators), len(batch.frames), fanout)
     sizes = [0] * fanout
     stored = batch.stored(reference_size, 0)
     for b in range(fanout):
@@ -1366,6 +1634,12 @@ def gather_calls(draw) -> list[Any]:
     begin = draw(st.integers(0, len(placed)))
     out = np.zeros(capacity, np.uint8)
     return [base, entries, begin, len(placed), batch.gap_bits, out, capacity, np.zeros(1, np.uint64)]
+
+
+@st.composite
+def frames_calls(draw, results: int) -> list[Any]:
+    base, entries, begin, to, gap_bits, *_ = draw(gather_calls())
+    return [base, entries, begin, to, gap_bits, draw(generators).integers(0, WORD, results, np.uint64)]
 
 
 FLOAT_KINDS = {"f32": (np.float32, np.float32), "f64": (np.float64, np.float64), "i32": (np.float32, np.int32)}
@@ -1671,11 +1945,17 @@ CALLS: dict[str, st.SearchStrategy[list[Any]]] = {
     "split_delimited": delimited_calls(),
     "split_frames": split_frames_calls(),
     "number_records": numberings(),
+    "bucket_records": bucket_calls(),
     "scatter_count": scatter_count_calls(),
     "scatter_place": scatter_place_calls(),
+    "records_checksum": records_checksum_calls(),
+    "checksum_blocks": checksum_calls(False),
+    "checksum_end": checksum_calls(True),
     "frames_index": frames_index_calls(),
     "entries_sort": sort_calls(),
     "gather": gather_calls(),
+    "frames_measure": frames_calls(1),
+    "frames_checksum": frames_calls(2),
     **{f"mitchell_gemm_{kind}": gemm_calls(kind) for kind in FLOAT_KINDS},
     **{f"mitchell_conv_{kind}": conv_calls(kind) for kind in FLOAT_KINDS},
     **{f"taylor_plain_{kind}": taylor_plain_calls(kind) for kind in TAYLOR_KINDS},
@@ -1984,7 +2264,7 @@ def test_kinds_of_scalars():
         "flag": (0, 1),
         "size": (0, 2**63 - 1),
         "bits": (1, 31),
-        "fanout": (1, 2**16),
+        "fanout": (1, 2**16 - 1),
     }
     assert {KERNELS[name].parameters[i].kind for name, i in SCALARS} == RANGES.keys()
 
@@ -2029,10 +2309,16 @@ def test_wrong_arguments_on_each(kernels):
     m, number = 3, np.zeros(3, np.uint64)
     start, bucket, nothing = np.zeros(3, np.uint32), np.zeros(3, np.uint16), np.zeros(0, np.uint64)
     common = (buf, start, start, number)
-    with pytest.raises(ValueError, match="tally has 19 elements, needs 20"):
-        kernels.scatter_count(*common, m, 0, 0, nothing, 0, 4, 20, 9, bucket, np.zeros(19, np.uint64))
+    with pytest.raises(ValueError, match="tally has 27 elements, needs 28"):
+        kernels.scatter_count(*common, bucket, m, 4, 20, 9, np.zeros(27, np.uint64))
+    with pytest.raises(ValueError, match="tally has 27 elements, needs 28"):
+        kernels.records_checksum(buf, start, start, bucket, m, 4, np.zeros(27, np.uint64))
     with pytest.raises(ValueError, match="fanout has 0 elements, needs 1"):
-        kernels.scatter_count(*common, m, 0, 0, nothing, 1, 4, 20, 9, bucket, np.zeros(20, np.uint64))
+        kernels.bucket_records(number, m, 0, 0, nothing, 1, 4, 0, 9, bucket)
+    with pytest.raises(ValueError, match="state has 3 elements, needs 4"):
+        kernels.split_delimited(buf, 8, buf, 1, 1, number, start, start, 3)
+    with pytest.raises(ValueError, match="delimiter has 8 elements, needs 9"):
+        kernels.split_delimited(buf, 8, buf, 9, 1, out, start, start, 3)
     for name, (previous, position) in {"previous": (2, 3), "position": (3, 2)}.items():
         two = (np.zeros(previous, np.uint64), np.zeros(position, np.uint64))
         with pytest.raises(ValueError, match=f"{name} has 2 elements, needs 3"):
@@ -2153,7 +2439,18 @@ for isa in c.available_isa() if sys.argv[1] == "c" else ["none"]:
         buf[:] = 65
         assert kernels.find_byte(buf, n, 10) == kernels.rfind_byte(buf, n, 10) == n
         assert kernels.count_byte(buf, n, 65) == n
-        assert kernels.split_delimited(buf, n, n // 2, n // 2, 65, start, size, 200) == n - n // 2
+        for width in {1, 2, 5, min(n, 40)} - {0}:
+            delimiter = whole[page - width : page]
+            delimiter[:] = buf[:] = 65
+            for lines in (1, 3):
+                state, found = np.array([n // 2] * 3 + [0], np.uint64), (n - n // 2) // width // lines
+                assert kernels.split_delimited(buf, n, delimiter, width, lines, state, start, size, 200) == found
+        check, tally = np.zeros(2, np.uint64), np.zeros(7, np.uint64)
+        kernels.checksum_blocks(buf, n, check)
+        kernels.checksum_end(buf[n - n % 16 :], n % 16, n, check)
+        one = np.array([n], np.uint32), np.zeros(1, np.uint16)
+        kernels.records_checksum(buf, np.zeros(1, np.uint32), *one, 1, 1, tally)
+        assert tally[5:].tolist() == check.tolist()
         assert kernels.split_frames(buf, n, 8, np.zeros(2, np.uint64), start, size, number, 200) == 0
         entries, previous = np.zeros(400, np.uint64), np.zeros(1, np.uint64)
         segments, key = np.array([0, n, n // 2, n, n + 1, n + 9], np.uint64), (0, 0, np.ones(1, np.uint64), 1)
@@ -2167,6 +2464,9 @@ for isa in c.available_isa() if sys.argv[1] == "c" else ["none"]:
             assert kernels.frames_index(buf, n, segments, 1, 8, previous, *key, entries, 200) == 1
             assert (segments.tolist(), entries[1]) == ([n, n], 0)
             assert kernels.gather(buf, entries, 0, 1, 8, out, n, written) == 1
+            assert kernels.frames_measure(buf, entries, 0, 1, 8, written) == 1
+            assert written[0] == n - 4
+            assert kernels.frames_checksum(buf, entries, 0, 1, 8, check) == 1
             kernels.scatter_place(
                 buf[4:], np.zeros(1, np.uint32), np.array([n - 4], np.uint32), np.ones(1, np.uint64),
                 np.zeros(1, np.uint16), 1, 8, 2**31 - 1, 0, np.zeros(1, np.uint64), np.zeros(1, np.uint64), 1, out,

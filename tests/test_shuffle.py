@@ -12,8 +12,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import oracle
@@ -25,6 +27,7 @@ from scipy.stats import chisquare
 import fastk
 from fastk.shuffle import permutation, shuffle_file
 from fastk.shuffle.job import Job
+from fastk.shuffle.options import make_options
 from fastk.shuffle.plan import GIB, MIB, Plan, make_plan, parse_size
 
 SANITIZED = os.environ.get("FASTK_SANITIZED", "") not in ("", "0")
@@ -46,13 +49,18 @@ def tiny(
     return replace(plan, workspace=workspace, arena=arena)
 
 
+def make_job(inputs: Sequence[Path], output: Path, plan: Plan | None = None, **options: Any) -> Job:
+    """A run in this process, which may have much in memory already."""
+    return Job(make_options(inputs, output, **{"mem": "16G", **options}), plan)
+
+
 def run(folder: Path, inputs: list[bytes], plan: Plan | None, seed: int, tmp: tuple[Path, ...] = ()) -> bytes:
     """Shuffle byte strings through files; nothing but the output may be left."""
     paths = []
     for i, data in enumerate(inputs):
         paths.append(folder / f"in{i}")
         paths[-1].write_bytes(data)
-    job = Job(paths, folder / "out", mem="16G", seed=seed, threads=None, tmp=tmp, progress="never", plan=plan)
+    job = make_job(paths, folder / "out", seed=seed, tmp=tmp, plan=plan)
     report = job.run()
     result = (folder / "out").read_bytes()
     assert report.records == sum(len(oracle.records(data)) for data in inputs)
@@ -138,9 +146,7 @@ def test_scratch_holds_the_data_and_four_bytes_a_record(tmp_path: Path):
     (tmp_path / "in").write_bytes(data)
     for in_place in (True, False):
         plan = tiny(fanout=40, max_fanout=40, in_place=in_place, bucket_memory=20_000)
-        report = Job(
-            [tmp_path / "in"], tmp_path / "out", mem="8G", seed=1, threads=None, tmp=(), progress="never", plan=plan
-        ).run()
+        report = make_job([tmp_path / "in"], tmp_path / "out", seed=1, plan=plan).run()
         assert len(data) < report.scratch_bytes <= len(data) + 4 * 6000
         assert report.passes == 2
 
@@ -150,7 +156,7 @@ def test_output_may_be_an_input(tmp_path: Path):
     path = tmp_path / "same"
     for plan in (None, tiny(), tiny(in_place=False)):
         path.write_bytes(data)
-        Job([path], path, mem="8G", seed=9, threads=None, tmp=(), progress="never", plan=plan).run()
+        make_job([path], path, seed=9, plan=plan).run()
         assert path.read_bytes() == oracle.shuffled([data], 9)
         assert list(tmp_path.iterdir()) == [path]
 
@@ -181,9 +187,7 @@ def test_all_orders_of_four_are_equally_likely(tmp_path: Path):
     (tmp_path / "in").write_bytes(data)
     counts: Counter[bytes] = Counter()
     for seed in range(2400):
-        Job(
-            [tmp_path / "in"], tmp_path / "out", mem="8G", seed=seed, threads=None, tmp=(), progress="never", plan=plan
-        ).run()
+        make_job([tmp_path / "in"], tmp_path / "out", seed=seed, plan=plan).run()
         counts[(tmp_path / "out").read_bytes()] += 1
     assert len(counts) == 24
     assert chisquare(list(counts.values())).pvalue > P_VALUE
@@ -196,9 +200,7 @@ def test_a_marked_record_lands_anywhere(tmp_path: Path):
     plan = tiny(threads=1, block=2000, records=100, fanout=7, max_fanout=7, bucket_memory=4000, chunk=500)
     positions = []
     for seed in range(400):
-        Job(
-            [tmp_path / "in"], tmp_path / "out", mem="8G", seed=seed, threads=None, tmp=(), progress="never", plan=plan
-        ).run()
+        make_job([tmp_path / "in"], tmp_path / "out", seed=seed, plan=plan).run()
         positions.append((tmp_path / "out").read_bytes().split(b"\n").index(b"here"))
     assert chisquare(np.histogram(positions, bins=20, range=(0, 2000))[0]).pvalue > P_VALUE
 
@@ -589,7 +591,7 @@ def test_full_disk(full: str, corpus: Path, tmp_path: Path):
 def test_input_that_changes_is_noticed(tmp_path: Path):
     source = tmp_path / "in"
     source.write_bytes(b"a\n" * 1000)
-    job = Job([source], tmp_path / "out", mem="16G", seed=1, threads=1, tmp=(), progress="never", plan=tiny())
+    job = make_job([source], tmp_path / "out", seed=1, threads=1, plan=tiny())
     source.write_bytes(b"b\n" * 1200)
     with pytest.raises(OSError, match="changed"):
         job.run()
@@ -597,19 +599,19 @@ def test_input_that_changes_is_noticed(tmp_path: Path):
 
 
 def test_damaged_scratch_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from fastk.shuffle import gather
+    from fastk.shuffle import stores
 
     source = tmp_path / "in"
     source.write_bytes(b"".join(b"%d\n" % i for i in range(3000)))
-    read = gather.read_exactly
+    read = stores.read_exactly
 
     def damaging(fd, into, offset, path):
         read(fd, into, offset, path)
         into[: min(8, len(into))] = b"\xff" * min(8, len(into))
 
-    monkeypatch.setattr(gather, "read_exactly", damaging)
+    monkeypatch.setattr(stores, "read_exactly", damaging)
     plan = tiny(bucket_memory=20_000)
-    job = Job([source], tmp_path / "out", mem="16G", seed=1, threads=2, tmp=(), progress="never", plan=plan)
+    job = make_job([source], tmp_path / "out", seed=1, threads=2, plan=plan)
     with pytest.raises(OSError, match="damaged"):
         job.run()
     assert list(tmp_path.iterdir()) == [source]

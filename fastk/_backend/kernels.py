@@ -29,22 +29,29 @@ SIGNATURES = [
     "size find_byte(const u8[n] buf, size n, u8 byte)",
     "size rfind_byte(const u8[n] buf, size n, u8 byte)",
     "size count_byte(const u8[n] buf, size n, u8 byte)",
-    "size split_delimited(const u8[n] buf, size n, size from, size scanned, u8 delimiter, u32[capacity] start,"
-    " u32[capacity] size, size capacity)",
+    "size split_delimited(const u8[n] buf, size n, const u8[width] delimiter, size width, size lines, u64[4] state,"
+    " u32[capacity] start, u32[capacity] size, size capacity)",
     "size split_frames(const u8[n] buf, size n, bits gap_bits, u64[2] state, u32[capacity] start, u32[capacity] size,"
     " u64[capacity] number, size capacity)",
     "void number_records(u64 first, u64[m] number, size m)",
-    "void scatter_count(const u8[0] buf, const u32[m] start, const u32[m] size, const u64[m] number, size m, u64 key0,"
-    " u64 key1, const u64[levels] fanout, size levels, fanout buckets, bits gap_bits, u32 reference_size,"
-    " u16[m] bucket, u64[5*buckets] tally)",
+    "void bucket_records(const u64[m] number, size m, u64 key0, u64 key1, const u64[levels] fanout, size levels,"
+    " fanout buckets, u64 least, u64 most, u16[m] bucket)",
+    "void scatter_count(const u8[0] buf, const u32[m] start, const u32[m] size, const u64[m] number,"
+    " const u16[m] bucket, size m, fanout buckets, bits gap_bits, u32 reference_size, u64[7*buckets] tally)",
     "void scatter_place(const u8[0] buf, const u32[m] start, const u32[m] size, const u64[m] number,"
     " const u16[m] bucket, size m, bits gap_bits, u32 reference_size, u64 offset, u64[buckets] previous,"
     " u64[buckets] position, fanout buckets, u8[0] out)",
+    "void records_checksum(const u8[0] buf, const u32[m] start, const u32[m] size, const u16[m] bucket, size m,"
+    " fanout buckets, u64[7*buckets] tally)",
+    "void checksum_blocks(const u8[n] buf, size n, u64[2] state)",
+    "void checksum_end(const u8[n] tail, size n, u64 length, u64[2] state)",
     "size frames_index(const u8[n] base, size n, u64[2*count] segments, size count, bits gap_bits, u64[1] previous,"
     " u64 key0, u64 key1, const u64[levels] fanout, size levels, u64[2*capacity] entries, size capacity)",
     "void entries_sort(u64[2*m] entries, size m)",
     "size gather(const u8[0] base, const u64[2*to] entries, size from, size to, bits gap_bits, u8[capacity] out,"
     " size capacity, u64[1] written)",
+    "size frames_measure(const u8[0] base, const u64[2*to] entries, size from, size to, bits gap_bits, u64[1] bytes)",
+    "size frames_checksum(const u8[0] base, const u64[2*to] entries, size from, size to, bits gap_bits, u64[2] sum)",
     *(
         signature.format(kind=kind, operand=operand, result=result)
         for kind, operand, result in (("f32", "f32", "f32"), ("f64", "f64", "f64"), ("i32", "f32", "i32"))
@@ -124,12 +131,14 @@ RANGES = {
     "flag": (0, 1),
     "size": (0, 2**63 - 1),
     "bits": (1, 31),
-    "fanout": (1, 2**16),
+    "fanout": (1, 2**16 - 1),
 }
 """Scalar kinds: least and most."""
 
-TALLY_FIELDS = ("records", "scratch_bytes", "output_bytes", "first_number", "last_number")
-"""Columns of the table that ``scatter_count`` fills, a row a bucket."""
+TALLY_FIELDS = (
+    "records", "scratch_bytes", "output_bytes", "first_number", "last_number", "check_low", "check_high",
+)  # fmt: skip
+"""Columns of the table that ``scatter_count`` and ``records_checksum`` fill, a row a bucket."""
 
 
 @dataclass(frozen=True)

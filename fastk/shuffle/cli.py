@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,10 +14,14 @@ from types import FrameType
 from typing import NoReturn
 
 from .._version import __version__
-from .job import Job
+from .cleaning import clean
+from .inputs import InputFormatError
+from .job import Job, run_pair
+from .options import APPEND_NEWLINE, COMPRESS, SCRATCH, make_options
 from .report import PROGRESS, ShuffleReport
 
 DONE, FAILED, USAGE = 0, 1, 2
+ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"0": b"\0", b"\\": b"\\"}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -29,31 +34,60 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(
         prog="fastk-shuffle",
         usage="%(prog)s [options] INPUT... OUTPUT",
-        description="Write the lines of INPUT... to OUTPUT in uniformly random order, in bounded memory. '-' is "
-        "standard input or output. OUTPUT appears under its name when it is complete, and may be one of the inputs.",
+        description="Write the records of INPUT... to OUTPUT in uniformly random order, in bounded memory. '-' is "
+        "standard input or output; .gz, .zst, .xz and .bz2 are decompressed and compressed; URLs go through fsspec. "
+        "OUTPUT appears under its name when it is complete, and may be one of the inputs.",
         epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated. After a failure OUTPUT "
         "is as it was before, and scratch files are gone. Output record j is input record order[j], where order = "
         "numpy.argsort(numpy.random.Philox(key=SEED).random_raw(n), kind='stable').",
     )
-    command.add_argument("paths", nargs="+", metavar="INPUT... OUTPUT", help=argparse.SUPPRESS)
-    command.add_argument(
-        "-m", "--mem", default="2G", metavar="SIZE",
-        help="bound for the memory of the whole process: 64M, 2G, 1.5GiB, 50%% of the machine's (default: %(default)s)",
-    )  # fmt: skip
-    command.add_argument("-s", "--seed", type=_seed, metavar="N", help="repeat the order of an earlier run")
-    command.add_argument("-j", "--threads", type=_threads, metavar="N", help="default: the processors available")
-    command.add_argument(
-        "-T", "--tmp", action="append", default=[], metavar="DIR",
+    command.add_argument("paths", nargs="*", metavar="INPUT... OUTPUT", help=argparse.SUPPRESS)
+    add = command.add_argument
+    add("-m", "--mem", default="2G", metavar="SIZE",
+        help="bound for the memory of the whole process: 64M, 2G, 1.5GiB, 50%% of the machine's (default: %(default)s)")
+    add("-s", "--seed", type=_seed, metavar="N", help="repeat the order of an earlier run")
+    add("-j", "--threads", type=_positive, metavar="N", help="default: the processors available")
+    add("-n", "--head-count", type=_count, metavar="N",
+        help="write the first N records of the order only: a sample without replacement")
+    add("--inverse", action="store_true", help="undo a shuffle: put its output back in order, given its --seed")
+    add("--pair", action="store_true",
+        help="INPUT INPUT... OUTPUT OUTPUT...: shuffle as many files into as many, all in the same order")
+    add("--verify", action="store_true",
+        help="read the output again, and compare a checksum of its records with that of the inputs'")
+    add("--fsync", action="store_true", help="end when the output is on disk, not with the system alone")
+    add("--version", action="version", version=f"fastk {__version__}")
+
+    add = command.add_argument_group("records").add_argument
+    add("-z", "--null", action="store_true", help="records end with a zero byte, not with a newline")
+    add("--delimiter", type=parse_bytes, metavar="BYTES",
+        help=r"records end with BYTES; \n, \t, \r, \0, \\ and \xHH are understood")
+    add("--lines-per-record", type=_positive, default=1, metavar="N", help="N lines are a record (FASTQ: 4)")
+    add("--record-size", type=_positive, metavar="N", help="records have N bytes and no delimiter")
+    add("--header", type=_count, default=0, metavar="N",
+        help="keep the first N lines of the first input first, and drop those of the others")
+    add("--append-newline", choices=APPEND_NEWLINE, default="auto",
+        help="if an input's last record lacks its delimiter: add it, or refuse the input (default: %(default)s)")
+
+    add = command.add_argument_group("output").add_argument
+    add("--shards", type=_positive, metavar="N", help="spread the records over OUTPUT-00000-of-N and so on")
+    add("--records-per-shard", type=_positive, metavar="N", help="the same, with N records in each")
+    add("--compress", choices=COMPRESS, default="auto", help="of OUTPUT (default: by its suffix)")
+
+    add = command.add_argument_group("scratch").add_argument
+    add("-T", "--tmp", action="append", default=[], metavar="DIR",
         help="directory for scratch files; repeat it to spread them over several disks (default: $TMPDIR, else where "
-        "OUTPUT is)",
-    )  # fmt: skip
-    command.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no report")
-    command.add_argument("--progress", choices=PROGRESS, default="auto", help="show a bar (default: on a terminal)")
-    command.add_argument(
-        "--json", metavar="FILE",
-        help="write the report as JSON: alone to standard error, as --json=FILE to a file",
-    )  # fmt: skip
-    command.add_argument("--version", action="version", version=f"fastk {__version__}")
+        "OUTPUT is)")
+    add("--scratch", choices=SCRATCH, default="auto", help="none: read the input again and again instead")
+    add("--compress-scratch", action="store_true", help="less disk, more work")
+    add("--resume", action="store_true", help="if a run is killed, the same command goes on where it was")
+    add("--clean", action="store_true",
+        help="first remove what killed runs left in the directories used; without INPUT and OUTPUT, do only that, in "
+        "the --tmp directories, $TMPDIR and the current one")
+
+    add = command.add_argument_group("messages").add_argument
+    add("-q", "--quiet", action="store_true", help="no progress bar and no report")
+    add("--progress", choices=PROGRESS, default="auto", help="show a bar (default: on a terminal)")
+    add("--json", metavar="FILE", help="write the report as JSON: alone to standard error, as --json=FILE to a file")
     return command
 
 
@@ -67,10 +101,30 @@ def _seed(text: str) -> int:
     return seed
 
 
-def _threads(text: str) -> int:
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are whole numbers from 0 up")
+    return int(text)
+
+
+def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: allowed are whole numbers from 1 up")
     return int(text)
+
+
+def parse_bytes(text: str) -> bytes:
+    r"""Bytes as they are written in a shell: themselves, and \n, \t, \r, \0, \\ and \xHH."""
+
+    def replacement(match: re.Match[bytes]) -> bytes:
+        escape = match[1]
+        if escape[:1] == b"x" and len(escape) == 3:
+            return bytes([int(escape[1:], 16)])
+        if escape not in ESCAPES:
+            raise argparse.ArgumentTypeError(f"{text!r}: no escape is known as \\{os.fsdecode(escape)}")
+        return ESCAPES[escape]
+
+    return re.sub(rb"\\(x[0-9a-fA-F]{2}|.|$)", replacement, os.fsencode(text), flags=re.DOTALL)
 
 
 def _bare_json(arguments: Sequence[str]) -> list[str]:
@@ -109,43 +163,72 @@ def explain(error: BaseException) -> str:
     return str(error)
 
 
+def _jobs(command: argparse.ArgumentParser, options: argparse.Namespace) -> list[Job]:
+    """The shuffles to be done; ends the program if what is asked for makes no sense."""
+    given = {name: value for name, value in vars(options).items() if name not in ("paths", "pair", "json", "quiet")}
+    given["progress"] = "never" if options.quiet else options.progress
+    if options.pair:
+        count, odd = divmod(len(options.paths), 2)
+        if odd or not count:
+            command.error("--pair takes as many outputs as inputs")
+        runs = [([source], target) for source, target in zip(options.paths[:count], options.paths[count:], strict=True)]
+        if len({os.path.realpath(target) for _, target in runs}) < count:
+            command.error("--pair: the outputs have to be different files")
+    else:
+        *inputs, output = options.paths
+        if not inputs:
+            command.error("INPUT and OUTPUT are both needed, as for cp")
+        runs = [(inputs, output)]
+    try:
+        return [Job(make_options(inputs, _destination(inputs, output), **given)) for inputs, output in runs]
+    except InputFormatError:
+        raise
+    except (TypeError, ValueError) as error:
+        command.error(str(error))
+
+
+def _clean(options: argparse.Namespace) -> int:
+    places = options.tmp or [os.environ.get("TMPDIR") or ".", "."]
+    for removed in clean(places):
+        if not options.quiet:
+            print(f"fastk-shuffle: removed {removed}", file=sys.stderr)
+    return DONE
+
+
+def _run(command: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    jobs = _jobs(command, options)
+    report = run_pair(jobs) if options.pair else jobs[0].run()
+    if not options.quiet:
+        for left in report.leftovers:
+            print(f"fastk-shuffle: {left}", file=sys.stderr)
+    if options.json is not None:
+        _write_json(report, options.json)
+    if options.json != "-" and not options.quiet:
+        print(report, file=sys.stderr)
+    return DONE
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     command = parser()
     options = command.parse_args(_bare_json(sys.argv[1:] if arguments is None else arguments))
-    *inputs, output = options.paths
-    if not inputs:
+    if not options.paths and not options.clean:
         command.error("INPUT and OUTPUT are both needed, as for cp")
     previous = {each: signal.getsignal(each) for each in SIGNALS}
     try:
         for each in SIGNALS:
             if previous[each] != signal.SIG_IGN:  # as nohup wants it
                 signal.signal(each, _interrupt)
-        try:
-            job = Job(
-                inputs,
-                _destination(inputs, output),
-                mem=options.mem,
-                seed=options.seed,
-                threads=options.threads,
-                tmp=options.tmp,
-                progress="never" if options.quiet else options.progress,
-            )
-        except ValueError as error:
-            command.error(str(error))
-        report = job.run()
-        if options.json is not None:
-            _write_json(report, options.json)
-        if options.json != "-" and not options.quiet:
-            print(report, file=sys.stderr)
-        return DONE
+        return _run(command, options) if options.paths else _clean(options)
     except Interrupted as interrupted:
         number = int(interrupted.args[0])
         name = signal.Signals(number).name
-        print(f"fastk-shuffle: {name}: stopped; {output} is as it was before", file=sys.stderr)
+        output = options.paths[-1] if options.paths else "everything"
+        then = "; the same command goes on" if options.resume else ""
+        print(f"fastk-shuffle: {name}: stopped; {output} is as it was before{then}", file=sys.stderr)
         return 128 + number
-    except (OSError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno == errno.EPIPE and output == "-":
+    except (OSError, MemoryError, InputFormatError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EPIPE and "-" in options.paths[-1:]:
             return FAILED  # the reader went away: nobody to tell
         print(f"fastk-shuffle: error: {explain(error)}", file=sys.stderr)
         return FAILED

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
-import secrets
-import stat
 import struct
-import sys
-import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from ..config import kernels
-from .plan import Plan, Workspace, bucket_cost
+from .checksum import MODULUS, RecordHash, as_number
+from .output import Target
+from .plan import Plan, Workspace
 from .records import Source
 from .scatter import Key
-from .scratch import NO_SPACE, Bucket, Extent, MemoryStore, NoSpaceError, Scratch, read_exactly, write_pieces
+from .stores import Bucket, FrameReader, MemoryStore
 from .workers import Crew, Turn
 
-STDOUT, STDOUT_FD = "-", 1
 LOAD_BYTES = 512 * 1024
 """Bytes of a bucket that are read at a time: what a second-level cache keeps."""
 
@@ -34,123 +29,34 @@ Write = Callable[[memoryview], None]
 U64 = npt.NDArray[np.uint64]
 
 
-class Output:
-    """The output file: written under another name in its directory, and renamed when it is complete.
-
-    Standard output and files that are not regular are written in order instead.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.name = os.fspath(path)
-        self.expected = 0
-        self.written = 0
-        self._fd: int | None = None
-        self._partial: str | None = None
-        self._counting = threading.Lock()
-        if self.name == STDOUT:
-            self.ordered = True
-            return
-        self._target = os.path.realpath(self.name)
-        try:
-            status = os.stat(self._target)
-        except FileNotFoundError:
-            self.ordered = False
-        else:
-            if stat.S_ISDIR(status.st_mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.name)
-            self.ordered = not stat.S_ISREG(status.st_mode)
-        directory = os.path.dirname(self._target)
-        if not os.path.isdir(directory):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directory)
-        if not self.ordered and not os.access(directory, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory)
-
-    @property
-    def directory(self) -> str | None:
-        """Where the output will be, if it is a file that can be written anywhere and renamed."""
-        return None if self.ordered else os.path.dirname(self._target)
-
-    def open(self, directory: str | None = None) -> None:
-        """Start writing, in a directory of the same file system (None: where the output will be)."""
-        if self.name == STDOUT:
-            if sys.stdout is not None:
-                sys.stdout.flush()
-            self._fd = os.dup(STDOUT_FD)
-        elif self.ordered:
-            self._fd = os.open(self._target, os.O_WRONLY | os.O_CLOEXEC)
-        else:
-            beside, base = os.path.split(self._target)
-            # a name of its own, so that two runs with one output do not write into each other's file
-            partial = os.path.join(directory or beside, f".{base[:200]}.{secrets.token_hex(6)}.partial")
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._partial = partial  # noted before it is made: a signal between the two must not leave it behind
-            self._fd = os.open(partial, flags, 0o666)
-
-    @property
-    def file(self) -> tuple[int, str]:
-        """The open file and its path."""
-        assert self._fd is not None
-        return self._fd, self._partial or self.name
-
-    def write(self, data: memoryview, offset: int) -> None:
-        """Write a piece; `offset` is where it belongs, and where it comes next if the output is written in order."""
-        assert self._fd is not None
-        try:
-            write_pieces(self._fd, [data], None if self.ordered else offset)
-        except OSError as error:
-            if error.errno in NO_SPACE:
-                missing = max(len(data), self.expected - self.written)
-                raise NoSpaceError(error, self.name, "the output", missing, "free some space there") from error
-            raise OSError(error.errno, error.strerror, self.name) from error
-        with self._counting:
-            self.written += len(data)
-
-    def commit(self) -> None:
-        """The output is complete: give it its name."""
-        if self._partial is not None and self._fd is not None:
-            os.ftruncate(self._fd, self.written)
-        self._close()
-        if self._partial is not None:
-            os.replace(self._partial, self._target)
-            self._partial = None
-
-    def discard(self) -> None:
-        """Remove what was written, unless it was committed."""
-        self._close()
-        if self._partial is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._partial)
-            self._partial = None
-
-    def _close(self) -> None:
-        if self._fd is not None:
-            fd, self._fd = self._fd, None
-            try:
-                os.close(fd)
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, self.name) from error
-
-
 class Gather:
-    """Orders buckets of one store and writes them."""
+    """Orders buckets of one store and writes them, up to a number of records.
+
+    ``checks`` asks for the sum of the hashes of what the last bucket holds beyond that.
+    """
 
     def __init__(
         self,
-        source: Source,
-        output: Output,
+        source: Source | None,
+        output: Target,
         key: Key,
         plan: Plan,
         workspace: Workspace,
-        scratch: Scratch,
         crew: Crew,
+        most: int | None = None,
+        checks: bool = False,
+        written: Callable[[Bucket], None] = lambda bucket: None,
     ) -> None:
+        self.left_out = 0
         self._source = source
-        self._scratch = scratch
         self._output = output
         self._key = key
         self._plan = plan
         self._workspace = workspace
         self._crew = crew
+        self._most = most
+        self._checks = checks
+        self._written = written
 
     def run(self, buckets: list[Bucket], threads: int) -> None:
         """Write the buckets, which are neighbours in the output, on so many threads at once."""
@@ -160,6 +66,7 @@ class Gather:
         self._workspace.reset(self._plan.arena if in_memory else 0)
         threads = min(threads, len(buckets))
         self._loading = Turn(self._crew)
+        self._measuring = Turn(self._crew)
         self._writing = Turn(self._crew)
         self._todo: Iterator[tuple[int, Bucket]] = enumerate(buckets)
         scratch_bytes = 0 if in_memory else max(bucket.scratch_bytes for bucket in buckets)
@@ -167,7 +74,7 @@ class Gather:
         self._spaces = [
             (
                 self._workspace.cut(scratch_bytes),
-                self._workspace.cut(2 * records, np.uint64),
+                self._workspace.cut(self._plan.entry_bytes // 8 * records, np.uint64),
                 self._workspace.cut(self._plan.chunk),
             )
             for _ in range(threads)
@@ -184,6 +91,10 @@ class Gather:
             if bucket is None:
                 return
             base = self._order(step, bucket, space, entries)
+            if self._output.sharded:
+                # In order: the later ones have to know where the shards begin.
+                with self._measuring.of(step):
+                    self._measure_shards(bucket, base, entries)
             if self._output.ordered:
                 with self._writing.of(step):
                     self._write(bucket, base, entries, chunk)
@@ -191,6 +102,7 @@ class Gather:
                 self._write(bucket, base, entries, chunk)
             if isinstance(bucket.store, MemoryStore):
                 bucket.store.release(bucket.index)
+            self._written(bucket)
 
     def _order(self, step: int, bucket: Bucket, space: U8, entries: U64) -> U8:
         """Load a bucket and sort its entries; returns the memory that they point into."""
@@ -201,28 +113,39 @@ class Gather:
         else:
             base = space
             # In order, so that no output covers frames that are still to be loaded.
-            with self._loading.of(step), store.reading(bucket) as (fd, extents, path):
-                found = self._load(bucket, base, entries, fd, extents, path)
-            self._scratch.consumed(bucket.scratch_bytes)
+            with self._loading.of(step), store.reading(bucket) as reader:
+                found = self._load(bucket, base, entries, reader)
         if found != bucket.records:
             raise OSError(errno.EIO, f"scratch is damaged: bucket {bucket.index} has lost records")
         self._crew.check()
-        kernels.entries_sort(entries, found)
+        self._key.order(bucket, entries)
         return base
 
-    def _load(self, bucket: Bucket, base: U8, entries: U64, fd: int, extents: list[Extent], path: str) -> int:
+    def _count(self, bucket: Bucket) -> int:
+        """How many of a bucket's records are written."""
+        return bucket.records if self._most is None else max(0, min(bucket.records, self._most - bucket.rank))
+
+    def _measure_shards(self, bucket: Bucket, base: U8, entries: U64) -> None:
+        done, offset, size = 0, bucket.first, np.zeros(1, np.uint64)
+
+        def measure(record: int) -> int:
+            nonlocal done, offset
+            kernels.frames_measure(base, entries, done, record, bucket.gap_bits, size)
+            done, offset = record, offset + int(size[0])
+            return offset
+
+        self._output.start_shards(bucket.rank, self._count(bucket), measure)
+
+    def _load(self, bucket: Bucket, base: U8, entries: U64, reader: FrameReader) -> int:
         """Read a bucket's frames and index them piece by piece, while they are in the cache."""
-        view = memoryview(base)
+        view = memoryview(base)[: bucket.scratch_bytes]
         segment, previous = np.zeros((1, 2), np.uint64), BEFORE_THE_FIRST.copy()
         filled = found = 0
-        for offset, length in extents:
-            for done in range(0, length, LOAD_BYTES):
-                self._crew.check()
-                count = min(LOAD_BYTES, length - done)
-                read_exactly(fd, view[filled : filled + count], offset + done, path)
-                filled += count
-                segment[0, 1] = filled
-                found += self._index(bucket, base, segment, previous, entries, found)
+        while count := reader.readinto(view[filled : filled + LOAD_BYTES]):
+            self._crew.check()
+            filled += count
+            segment[0, 1] = filled
+            found += self._index(bucket, base, segment, previous, entries, found)
         return found
 
     def _index(self, bucket: Bucket, base: U8, segments: U64, previous: U64, entries: U64, found: int) -> int:
@@ -242,20 +165,31 @@ class Gather:
             self._output.write(piece, position)
             position += len(piece)
 
-        at = 0
-        while at < bucket.records:
+        at, end = 0, self._count(bucket)
+        while at < end:
             self._crew.check()
-            at = kernels.gather(
-                base, entries, at, bucket.records, bucket.gap_bits, chunk, len(chunk), written
-            )
+            at = kernels.gather(base, entries, at, end, bucket.gap_bits, chunk, len(chunk), written)
             count = int(written[0])
             if count:
                 write(view[:count])
-            elif at < bucket.records:  # a reference, or larger than the chunk
+            elif at < end:  # a reference, or larger than the chunk
                 self._write_large(base, int(entries[2 * at + 1]), bucket.gap_bits, view, write)
                 at += 1
-        if position != bucket.first + bucket.output_bytes:
+        if end < bucket.records:
+            if self._checks:
+                self._leave_out(bucket, base, entries, end, view)
+        elif position != bucket.first + bucket.output_bytes:
             raise OSError(errno.EIO, f"scratch is damaged: bucket {bucket.index} has lost bytes")
+
+    def _leave_out(self, bucket: Bucket, base: U8, entries: U64, at: int, view: memoryview) -> None:
+        """Sum the hashes of the records that are not written."""
+        sums, end = np.zeros(2, np.uint64), bucket.records
+        while (at := kernels.frames_checksum(base, entries, at, end, bucket.gap_bits, sums)) < end:
+            digest = RecordHash()
+            self._write_large(base, int(entries[2 * at + 1]), bucket.gap_bits, view, digest.update)
+            self.left_out += digest.value()
+            at += 1
+        self.left_out = (self.left_out + as_number(sums)) % MODULUS
 
     def _write_large(self, base: U8, frame: int, gap_bits: int, view: memoryview, write: Write) -> None:
         memory = memoryview(base)
@@ -265,6 +199,7 @@ class Gather:
             descriptor, offset = struct.unpack_from("=QQ", memory[begin : begin + 16].tobytes().ljust(16))
             begin, length = begin + 8, descriptor >> 1
             if descriptor & 1:
+                assert self._source is not None
                 self._source.copy(offset, length, view, write)
                 return
         write(memory[begin : begin + length])
@@ -273,7 +208,7 @@ class Gather:
 def handling(bucket: Bucket, plan: Plan) -> str:
     """How a bucket is put in order: "together" with others, "alone" on one thread, or by a "split" before."""
     in_memory = bucket.store.in_memory
-    cost = bucket_cost(0 if in_memory else bucket.scratch_bytes, bucket.records)
+    cost = plan.cost(0 if in_memory else bucket.scratch_bytes, bucket.records)
     if cost <= plan.bucket_limit(plan.threads, in_memory):
         return "together"
     return "alone" if cost <= plan.bucket_limit(1, in_memory) else "split"

@@ -38,6 +38,10 @@ HEADROOM = 1.15
 
 MAX_BUCKETS = 512
 
+SEGMENT_LEAST = 16 * MIB
+SEGMENT_BATCHES = 8
+"""Batches that a run which can be resumed writes from one time to the next that it makes sure of them."""
+
 SLACK = 256
 """Room beside each buffer: alignment, and what a frame adds to a record that fills a block."""
 
@@ -166,6 +170,10 @@ class Plan:
         Buckets at any level.
     in_place : bool
         Whether scratch may be the file that becomes the output.
+    entry_bytes : int
+        Memory that ordering takes for a record of a bucket.
+    segment : int
+        Bytes of input after which a run that can be resumed makes sure that all is on disk.
     """
 
     workspace: int
@@ -177,6 +185,8 @@ class Plan:
     chunk: int
     max_fanout: int = MAX_BUCKETS
     in_place: bool = True
+    entry_bytes: int = ENTRY_BYTES
+    segment: int = SEGMENT_LEAST
 
     @property
     def batches(self) -> int:
@@ -201,6 +211,10 @@ class Plan:
         """Memory that ordering a bucket may take when so many threads order one each."""
         return (self.workspace - (self.arena if in_memory else 0)) // threads - self.chunk - 4 * SLACK
 
+    def cost(self, scratch_bytes: float, records: float) -> float:
+        """Memory for ordering a bucket; its bytes count only if they are not in memory already."""
+        return scratch_bytes + self.entry_bytes * records
+
     def split_fanout(self, cost: float) -> int:
         """How many buckets to make of something that costs so much memory to order."""
         return max(2, min(self.max_fanout, math.ceil(HEADROOM * cost / self.bucket_limit(self.threads))))
@@ -211,13 +225,11 @@ def gap_bits(fanouts: tuple[int, ...]) -> int:
     return min(24, max(6, math.prod(fanouts).bit_length() + 5))
 
 
-def bucket_cost(scratch_bytes: float, records: float) -> float:
-    """Memory for ordering a bucket; its bytes count only if they are not in memory already."""
-    return scratch_bytes + ENTRY_BYTES * records
+def check_memory(mem: int, backend: str, codecs: int = 0) -> int:
+    """Bytes left for the workspace within `mem`, of which compression takes its part.
 
-
-def check_memory(mem: int, backend: str) -> int:
-    """Bytes left for the workspace within `mem`; ValueError says what is needed if that is too little."""
+    ValueError says what is needed if that is too little.
+    """
     smallest = SMALLEST_MEMORY[backend]
     if mem < smallest:
         raise ValueError(
@@ -225,12 +237,16 @@ def check_memory(mem: int, backend: str) -> int:
             f"{' (its compiler; the C core works from 64M)' if backend == 'numba' else ''}"
         )
     resident = resident_memory()[0]
-    workspace = mem - resident - INTERPRETER_GROWTH - mem // 64
+    workspace = mem - resident - INTERPRETER_GROWTH - mem // 64 - codecs
     if workspace < SMALLEST_WORKSPACE:
-        needed = (resident + INTERPRETER_GROWTH + SMALLEST_WORKSPACE) * 64 // 63
+        needed = -(-(resident + INTERPRETER_GROWTH + SMALLEST_WORKSPACE + codecs) * 64 // 63 // MIB)
+        if codecs:
+            raise ValueError(
+                f"mem={format_size(mem)}: compression takes {format_size(codecs)} here, so at least {needed}M is needed"
+            )
         raise ValueError(
             f"mem={format_size(mem)}: this process already holds {format_size(resident)}, so at least "
-            f"{-(-needed // MIB)}M is needed; or run `python -m fastk.shuffle` in a process of its own"
+            f"{needed}M is needed; or run `python -m fastk.shuffle` in a process of its own"
         )
     return workspace
 
@@ -249,33 +265,69 @@ RECORD_SHARE = 32
 """Bytes of a block for each record that its arrays hold."""
 
 
-def make_plan(workspace: int, threads: int, total: int | None, mean_record: float) -> Plan:
-    """Choose block, buckets and arena for `total` bytes of input (None: unknown) with records of that mean size."""
+def make_plan(
+    workspace: int,
+    threads: int,
+    total: int | None,
+    mean_record: float,
+    *,
+    stream: int | None = None,
+    in_memory: bool = True,
+    entry_bytes: int = ENTRY_BYTES,
+) -> Plan:
+    """Choose block, buckets and arena for `total` bytes (None: unknown) in records of that mean size.
+
+    ``stream`` is what is read to find them, if that is more; ``in_memory`` says whether they may stay in memory.
+    """
     threads = max(1, min(threads, workspace // THREAD_SHARE))
     chunk = min(CHUNK_TARGET, workspace // (16 * threads))
     most = workspace // (BLOCKS_OF_SHARE * threads)
 
     def plan(block: int, fanout: int, arena: int) -> Plan:
         block = max(64 * 1024, min(BLOCK_TARGET, block))
-        return Plan(workspace, threads, block, block // RECORD_SHARE, fanout, arena, chunk)
+        made = Plan(workspace, threads, block, block // RECORD_SHARE, fanout, arena, chunk, entry_bytes=entry_bytes)
+        batches = min(BATCH_TARGET, workspace // 2) * SEGMENT_BATCHES
+        return replace(made, segment=max(SEGMENT_LEAST, batches))
 
     if total is None:
         # Should the arena overflow, its memory becomes the batches.
-        return plan(most, MAX_BUCKETS // 2, workspace // 2)
+        return plan(most, MAX_BUCKETS // 2, workspace // 2 if in_memory else 0)
 
     records = total / max(1.0, mean_record)
     framed = total + WORD_BYTES * records
-    ordering = bucket_cost(framed, records)
+    ordering = framed + entry_bytes * records
 
     wanted = max(math.ceil(ordering / BUCKET_TARGET), math.ceil(records / BUCKET_RECORDS))
     fanout = min(MAX_BUCKETS, max(wanted, threads if total > MIB else 1))
-    in_memory = plan(min(most, total // threads), fanout, 0)
-    arena = max(int(1.07 * framed) + MIB, in_memory.batches * in_memory.placed)
-    in_memory = replace(in_memory, arena=arena)
-    gathering = threads * (ENTRY_BYTES * records * HEADROOM / fanout + chunk + 4 * SLACK)
-    if arena + max(gathering, threads * in_memory.buffers) <= workspace:
-        return in_memory
+    fitting = plan(min(most, max(total, stream or 0) // threads), fanout, 0)
+    arena = max(int(1.07 * framed) + MIB, fitting.batches * fitting.placed)
+    fitting = replace(fitting, arena=arena)
+    gathering = threads * (entry_bytes * records * HEADROOM / fanout + chunk + 4 * SLACK)
+    if in_memory and arena + max(gathering, threads * fitting.buffers) <= workspace:
+        return fitting
 
     limit = workspace // threads - chunk - 4 * SLACK
     fanout = max(2, math.ceil(HEADROOM * ordering / limit), wanted)
     return plan(most, min(MAX_BUCKETS, fanout), 0)
+
+
+REREADING_SHARE = 4
+"""The part of memory, one in so many, that a run which reads its input again leaves beside its arena."""
+
+
+def make_rereading_plan(workspace: int, threads: int, total: int | None, mean_record: float) -> tuple[Plan, int]:
+    """Sizes for reading the input again and again, each time for as many records as memory holds, and how often."""
+    base = make_plan(workspace, threads, total, mean_record, in_memory=False)
+    beside = max(workspace // REREADING_SHARE, base.threads * base.buffers + 8 * SLACK)
+    block = base.block
+    while beside > workspace // 2 and block > 64 * 1024:
+        block //= 2
+        base = replace(base, block=block, records=block // RECORD_SHARE)
+        beside = max(workspace // REREADING_SHARE, base.threads * base.buffers + 8 * SLACK)
+    arena = workspace - beside
+    framed = (total if total is not None else 4 * arena) * (1 + WORD_BYTES / mean_record)
+    reads = max(1, math.ceil(HEADROOM * HEADROOM * framed / arena))
+    entries = base.entry_bytes * arena / (mean_record + WORD_BYTES)
+    limit = beside // base.threads - base.chunk - 4 * SLACK
+    fanout = min(MAX_BUCKETS, max(2 * base.threads, math.ceil(HEADROOM * entries / limit)))
+    return replace(base, arena=arena, fanout=fanout), reads

@@ -1,40 +1,41 @@
 """Records of the inputs: a stream of blocks that end at a record's end, and single records read again by offset.
 
-The inputs form one stream, in the order given, with the delimiter that an input lacks at its end added there. Offsets
-are into that stream.
+The inputs form one stream, in the order given, without their headers, and with the delimiter that an input lacks at its
+end added there. Offsets are into that stream.
 """
 
 from __future__ import annotations
 
 import bisect
 import errno
-import itertools
 import os
-import select
-import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ..config import kernels
-from .plan import SLACK, Plan, Workspace
-from .scratch import PAGE, Bucket, Extent, Scratch, punch_hole, read_exactly
+from .checksum import RecordHash
+from .inputs import Check, InputChangedError, InputFormatError, Inputs, Reader
+from .options import RecordFormat
+from .plan import SLACK, Plan, Workspace, format_size
+from .scratch import PAGE, Scratch, read_exactly
+from .stores import Bucket, FrameReader
 
-STDIN, STDIN_FD = "-", 0
 BY_REFERENCE = 0x80000000
 REFERENCE_BYTES = 16
 NEVER = 0x7FFFFFFF
 """A reference size that no record of a block reaches."""
 READ_BYTES = 1 << 20
 """Bytes of a block that are read at a time: what a second-level cache keeps."""
-WAIT_MILLISECONDS = 50
-SAMPLES = 16
-SAMPLE_BYTES = 64 * 1024
+HEADER_READ = 64 * 1024
+MOST_HEADER = 1 << 20
+"""Bytes of a header, which is held in memory."""
 
-
-class InputChangedError(OSError):
-    """An input was not the same file, or not of the same size or time, when it was read again."""
+U64 = npt.NDArray[np.uint64]
 
 
 class Buffers:
@@ -54,232 +55,278 @@ class Block:
     """Records in the buffers they were read into.
 
     ``offset`` is that of the buffer's first byte in the stream, ``first`` the number of the first record; None says
-    that the buffers hold a number for each.
+    that the buffers hold a number for each. ``rank`` is how many records the source gave before, and ``check`` the
+    hash of a record that is only referred to.
     """
 
     records: int
     offset: int
     first: int | None
+    rank: int
+    check: int = 0
 
 
-@dataclass(frozen=True)
-class _Identity:
-    device: int
-    inode: int
-    size: int
-    modified: int
+class BlockSource(Protocol):
+    """What a scatter reads: the inputs, or a bucket that is split again."""
 
-    @classmethod
-    def of(cls, status: os.stat_result) -> _Identity:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    bytes_read: int
 
-
-class Inputs:
-    """The files to be shuffled, checked before anything is written."""
-
-    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
-        self.paths = [os.fspath(path) for path in paths]
-        if self.paths.count(STDIN) > 1:
-            raise ValueError("inputs: '-' (standard input) can be given once")
-        self.identities: list[_Identity] = []
-        self.regular = True
-        self._sizes: list[int | None] = []
-        for path in self.paths:
-            status = os.fstat(STDIN_FD) if path == STDIN else self._probe(path)
-            self.identities.append(_Identity.of(status))
-            regular = stat.S_ISREG(status.st_mode)
-            self.regular &= regular and path != STDIN
-            self._sizes.append(max(0, status.st_size - self._begin(path)) if regular else None)
-
-    @staticmethod
-    def _begin(path: str) -> int:
-        return os.lseek(STDIN_FD, 0, os.SEEK_CUR) if path == STDIN else 0
-
-    @staticmethod
-    def _probe(path: str) -> os.stat_result:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        if stat.S_ISREG(status.st_mode):
-            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        elif not os.access(path, os.R_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return status
-
-    @property
-    def total(self) -> int | None:
-        """Bytes of all inputs; None if one of them does not say."""
-        sizes = [size for size in self._sizes if size is not None]
-        return sum(sizes) if len(sizes) == len(self._sizes) else None
-
-    def open(self, index: int) -> int:
-        """Open an input for reading; regular files must still be the ones that were checked."""
-        path = self.paths[index]
-        if path == STDIN:
-            return os.dup(STDIN_FD)
-        # Without blocking, because a named pipe may have no writer yet; _read waits for it.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            self.check(index, fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def check(self, index: int, fd: int) -> None:
-        """InputChangedError unless the open file is the one that was checked at the start, unchanged."""
-        status = os.fstat(fd)
-        path = self.paths[index]
-        if stat.S_ISREG(status.st_mode) and path != STDIN and _Identity.of(status) != self.identities[index]:
-            raise InputChangedError(errno.EIO, "the input changed while it was shuffled; nothing was written", path)
-
-    def mean_record(self, delimiter: int) -> float:
-        """Estimate of the mean record size, from samples spread over the inputs. It affects speed alone."""
-        total = self.total
-        if not total:
-            return 1.0
-        buffer = np.empty(SAMPLE_BYTES, np.uint8)
-        read = found = 0
-        ends = list(itertools.accumulate(size or 0 for size in self._sizes))
-        for sample in range(SAMPLES):
-            at = total * sample // SAMPLES
-            index = bisect.bisect_right(ends, at)
-            fd = self.open(index)
-            try:
-                within = at - (ends[index - 1] if index else 0)
-                count = os.preadv(fd, [memoryview(buffer)], self._begin(self.paths[index]) + within)
-            finally:
-                os.close(fd)
-            read += count
-            found += kernels.count_byte(buffer, count, delimiter)
-            if total <= SAMPLE_BYTES:
-                break
-        return read / max(found, 1)
+    def read(self, buffers: Buffers, limit: int) -> Block | None:
+        """The next block, or None at the end."""
 
 
 class Source:
-    """Reads the inputs block by block; one thread at a time."""
+    """Reads the inputs block by block; one thread at a time.
 
-    def __init__(self, inputs: Inputs, delimiter: int, scratch: Scratch, check: Callable[[], None]) -> None:
+    ``until`` ends it early: a block that would begin at this offset or behind it is left for the next call, once
+    ``until`` has been moved on.
+    """
+
+    def __init__(
+        self, inputs: Inputs, form: RecordFormat, scratch: Scratch | None, check: Check, hashed: bool = False
+    ) -> None:
         self.inputs = inputs
-        self.delimiter = delimiter
+        self.header = b""
+        self.header_lines = 0
         self.bytes_read = 0
         self.records = 0
+        self.rereads = 0
+        self.until: int | None = None
+        self.paused = False
+        self.wanted: Callable[[int], bool] = lambda number: True
+        self._form = form
+        self._delimiter = np.frombuffer(form.delimiter, np.uint8)
         self._scratch = scratch
         self._check = check
+        self._hashed = hashed
         self._carry = b""
+        self._pending = b""
         self._position = 0
         self._starts: list[int] = []
-        self._fd: int | None = None
+        self._skipped: list[int] = []
+        self._reader: Reader | None = None
         self._index = -1
-        self._last = delimiter
         self._spool: tuple[int, str] | None = None
         self._spooled = 0
 
     def close(self) -> None:
         """Close what is open."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         if self._spool is not None:
             os.close(self._spool[0])
             self._spool = None
 
-    def _read(self, view: memoryview) -> int:
-        """Next bytes of the stream; 0 at its end."""
-        while True:
-            if self._fd is None:
-                if self._index + 1 == len(self.inputs.paths):
-                    return 0
-                self._index += 1
-                self._fd = self.inputs.open(self._index)
-                self._starts.append(self._position)
-                self._last = self.delimiter
-            try:
-                if not self.inputs.regular:
-                    self._wait(self._fd)
-                count = os.readv(self._fd, [view])
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, self.inputs.paths[self._index]) from error
-            if count:
-                self._last = view[count - 1]
-                self._position += count
-                self.bytes_read += count
-                return count
-            self.inputs.check(self._index, self._fd)
-            os.close(self._fd)
-            self._fd = None
-            if self._last != self.delimiter:
-                view[0] = self.delimiter
-                self._position += 1
-                return 1
-
-    def _wait(self, fd: int) -> None:
-        """Wait for a pipe or terminal to have something, or its end; the run can be interrupted meanwhile."""
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        while not poll.poll(WAIT_MILLISECONDS):
-            self._check()
+    # ---- reading
 
     def read(self, buffers: Buffers, limit: int) -> Block | None:
         """Fill the buffers with whole records, of at most `limit` bytes together; None at the end."""
-        view, block = buffers.view, buffers.block
-        filled = len(self._carry)
-        view[:filled] = self._carry
+        view, filled = buffers.view, len(self._carry)
         offset = self._position - filled
-        found = end = scanned = 0
+        self.paused = self.until is not None and offset >= self.until
+        if self.paused:
+            return None
+        view[:filled] = self._carry
+        self._carry = b""
+        state, found = np.zeros(4, np.uint64), 0
         while True:
             # Piece by piece, so that delimiters are looked for while the bytes are in the cache.
-            count = kernels.split_delimited(
-                block, filled, end, scanned, self.delimiter, buffers.start[found:], buffers.size[found:],
-                len(buffers.start) - found,
-            )  # fmt: skip
-            if count:
-                found += count
-                end = int(buffers.start[found - 1]) + int(buffers.size[found - 1])
-            scanned = filled
-            if filled == limit or found == len(buffers.start):
+            found += self._split(buffers, filled, state, found)
+            if filled >= limit or found == len(buffers.start):
                 break
             self._check()
             # No more than the records' arrays are likely to hold: what is left over is carried on.
             likely = (len(buffers.start) - found) * self._position // (self.records + found or 1)
             count = self._read(view[filled : min(filled + max(PAGE, min(READ_BYTES, likely)), limit)])
             if count == 0:
-                break
+                if self._reader is not None:
+                    count = self._end(view[:filled], state)
+                    view[filled : filled + count] = self._form.delimiter[:count]
+                    self._position += count
+                elif not self._next():
+                    break
             filled += count
         if filled == 0:
             return None
         first = self.records
         if found == 0:
             self.records += 1
-            return self._read_giant(buffers, filled, limit, offset, first)
+            return self._read_giant(buffers, filled, limit, offset, first, state)
         self.records += found
-        self._carry = bytes(view[end:filled])
-        return Block(found, offset, first)
+        self._carry = bytes(view[int(state[0]) : filled])
+        return Block(found, offset, first, first)
 
-    def _read_giant(self, buffers: Buffers, filled: int, limit: int, offset: int, first: int) -> Block:
+    def _split(self, buffers: Buffers, filled: int, state: U64, found: int) -> int:
+        """Find more records in the bytes so far."""
+        start, size, room = buffers.start[found:], buffers.size[found:], len(buffers.start) - found
+        if self._form.size is None:
+            count: int = kernels.split_delimited(
+                buffers.block, filled, self._delimiter, len(self._delimiter), self._form.lines, state, start, size, room
+            )
+            return count
+        begin = int(state[0])
+        count = min((filled - begin) // self._form.size, room)
+        start[:count] = np.arange(begin, begin + count * self._form.size, self._form.size, dtype=np.uint32)
+        size[:count] = self._form.size
+        state[:] = (begin + count * self._form.size, filled, begin + count * self._form.size, 0)
+        return count
+
+    def _read(self, view: memoryview) -> int:
+        """Next bytes of the input; 0 at its end."""
+        if self._reader is None:
+            return 0
+        if self._pending:
+            count = min(len(view), len(self._pending))
+            view[:count] = self._pending[:count]
+            self._pending = self._pending[count:]
+        else:
+            count = self._reader.readinto(view)
+            self.bytes_read += count
+        self._position += count
+        return count
+
+    def _next(self) -> bool:
+        """Open the next input, if there is one, and read its header."""
+        if self._index + 1 == len(self.inputs):
+            return False
+        self._index += 1
+        self._reader = self.inputs[self._index].open(0, self._check)
+        self._starts.append(self._position)
+        header, lines, skipped = self._take_header()
+        self._skipped.append(skipped)
+        if self._index == 0:
+            self.header, self.header_lines = header, lines
+        return True
+
+    def _end(self, view: memoryview, state: U64) -> int:
+        """The input has ended: close it; how many bytes of a delimiter its last bytes, with their state, lack."""
+        assert self._reader is not None
+        self._reader.close()
+        self._reader = None
+        source = self.inputs[self._index]
+        source.unchanged()
+        line, lines = int(state[2]), int(state[3])
+        form, last = self._form, view[line:]
+        if form.size is not None:
+            if last:
+                raise InputFormatError(
+                    f"{source.path}: its last record has {len(last)} bytes instead of {form.size}: is it cut short?"
+                )
+            return 0
+        lines += bool(last)
+        if lines % form.lines:
+            raise InputFormatError(
+                f"{source.path}: its last record has {lines} lines instead of {form.lines}: is it cut short?"
+            )
+        return self._lacking(bytes(last[-len(form.delimiter) :])) if last else 0
+
+    def _lacking(self, last: bytes) -> int:
+        """Bytes of the delimiter that the end of an input lacks."""
+        form, path = self._form, self.inputs[self._index].path
+        if not form.repair:
+            raise InputFormatError(f"{path}: its last record lacks its delimiter, which is not to be added")
+        if (last + form.delimiter).find(form.delimiter) != len(last):
+            raise InputFormatError(
+                f"{path}: its last record ends with a part of the delimiter, which could not be told from it"
+            )
+        return len(form.delimiter)
+
+    def _take_header(self) -> tuple[bytes, int, int]:
+        """The header of an input that has just been opened, its lines, and the bytes that it takes there."""
+        form, data, at, lines = self._form, bytearray(), 0, 0
+        if self._index and not self.inputs.headed:
+            return b"", 0, 0
+        while lines < form.header:
+            hit = data.find(form.delimiter, at) if form.size is None else at if len(data) - at >= form.size else -1
+            if hit >= 0:
+                at = hit + (len(form.delimiter) if form.size is None else form.size)
+                lines += 1
+                continue
+            if len(data) > MOST_HEADER:
+                raise InputFormatError(
+                    f"{self.inputs[self._index].path}: its header is larger than {format_size(MOST_HEADER)}"
+                )
+            piece = bytearray(HEADER_READ)
+            assert self._reader is not None
+            count = self._reader.readinto(memoryview(piece))
+            self.bytes_read += count
+            if count == 0:
+                lacking = b"" if at == len(data) else self._header_end(bytes(data[at:]))
+                return bytes(data) + lacking, lines + bool(lacking), len(data)
+            data += piece[:count]
+        self._pending = bytes(data[at:])
+        return bytes(data[:at]), lines, at
+
+    def _header_end(self, last: bytes) -> bytes:
+        if self._form.size is not None:
+            raise InputFormatError(f"{self.inputs[self._index].path}: its header is cut short")
+        return self._form.delimiter[: self._lacking(last[-len(self._form.delimiter) :])]
+
+    # ---- records larger than a block
+
+    def _read_giant(
+        self, buffers: Buffers, filled: int, limit: int, offset: int, first: int, state: U64
+    ) -> Block:
         """A record that does not end in the block: it is read on to its end and passed on by reference."""
-        length, begin, end = 0, offset if self.inputs.regular else self._spooled, filled
-        while end == filled:
-            length += filled
-            self._keep(buffers.view[:filled])
+        begin = self._spooled if self._spools else offset
+        kept, digest = self.wanted(first), RecordHash()
+        length = fresh = 0
+        end = -1
+        while True:
+            piece = buffers.view[fresh : filled if end < 0 else end]
+            length += len(piece)
+            if kept:
+                self._keep(piece)
+                if self._hashed:
+                    digest.update(piece)
+            if end >= 0:
+                break
             self._check()
-            filled = self._read(buffers.view[:limit])
-            end = kernels.find_byte(buffers.block, filled, self.delimiter)
-        self._keep(buffers.view[: end + 1])
-        self._carry = bytes(buffers.view[end + 1 : filled])
-        descriptor = (length + end + 1) << 1 | 1
-        buffers.block[:REFERENCE_BYTES].view(np.uint64)[:] = (descriptor, begin)
+            fresh, filled = self._go_on(buffers.view, filled, limit, state)
+            end = self._end_of_record(buffers, filled, length - fresh, state)
+        self._carry = bytes(buffers.view[end:filled])
+        buffers.block[:REFERENCE_BYTES].view(np.uint64)[:] = (length << 1 | 1, begin)
         buffers.start[0] = 0
         buffers.size[0] = REFERENCE_BYTES | BY_REFERENCE
-        return Block(1, offset, first)
+        return Block(1, offset, first, first, digest.value() if self._hashed and kept else 0)
+
+    def _go_on(self, view: memoryview, filled: int, limit: int, state: U64) -> tuple[int, int]:
+        """Read on in a record, behind the bytes in which a delimiter may have begun; how many these are, and with what
+        was read."""
+        line, lines = int(state[2]), int(state[3])
+        kept = 0 if self._form.size else min(len(self._delimiter) - 1, filled - line)
+        tail = bytes(view[filled - kept : filled])
+        count = self._read(view[kept:limit])
+        if count == 0:
+            count = self._end(view[:filled], state)
+            view[kept : kept + count] = self._form.delimiter[:count]
+            self._position += count
+        view[:kept] = tail
+        state[:] = (0, kept, 0, lines)
+        return kept, kept + count
+
+    def _end_of_record(self, buffers: Buffers, filled: int, before: int, state: U64) -> int:
+        """Where in the buffer the record ends that has so many bytes before it; -1 if it goes on."""
+        if self._form.size is not None:
+            missing = self._form.size - before
+            return missing if missing <= filled else -1
+        found = kernels.split_delimited(
+            buffers.block, filled, self._delimiter, len(self._delimiter), self._form.lines, state, buffers.start,
+            buffers.size, 1,
+        )  # fmt: skip
+        return int(buffers.size[0]) if found else -1
+
+    @property
+    def _spools(self) -> bool:
+        """Whether records are saved that are too large to be held: they cannot be read again, or not from anywhere."""
+        return not self.inputs.seekable and self._scratch is not None
 
     def _keep(self, data: memoryview) -> None:
         """Save a piece of a giant record if it cannot be read again."""
-        if self.inputs.regular:
+        if not self._spools:
             return
+        assert self._scratch is not None
         if self._spool is None:
             path = self._scratch.path("giants")
             self._spool = self._scratch.create(path), path
@@ -289,7 +336,8 @@ class Source:
 
     def copy(self, offset: int, length: int, through: memoryview, write: Callable[[memoryview], None]) -> None:
         """Write a record that was passed on by reference; any thread."""
-        if self._spool is not None:
+        if self._spools:
+            assert self._spool is not None
             fd, path = self._spool
             for done in range(0, length, len(through)):
                 piece = through[: min(len(through), length - done)]
@@ -298,48 +346,74 @@ class Source:
                 write(piece)
             return
         index = bisect.bisect_right(self._starts, offset) - 1
-        begin = offset - self._starts[index]
-        here = min(length, self.inputs.identities[index].size - begin)
-        fd = self.inputs.open(index)
-        try:
-            for done in range(0, here, len(through)):
-                piece = through[: min(len(through), here - done)]
-                read_exactly(fd, piece, begin + done, self.inputs.paths[index])
+        source = self.inputs[index]
+        self.rereads += not source.seekable
+        with closing(source.open(offset - self._starts[index] + self._skipped[index], self._check)) as reader:
+            done = 0
+            while done < length and (count := reader.readinto(through[: min(len(through), length - done)])):
                 self._check()
-                write(piece)
-            self.inputs.check(index, fd)
-        finally:
-            os.close(fd)
-        if here < length:
-            write(memoryview(bytes([self.delimiter])))
+                write(through[:count])
+                done += count
+        source.unchanged()
+        if done < length:
+            if length - done != len(self._form.delimiter):
+                raise InputChangedError(source.path)
+            write(memoryview(self._form.delimiter))
+
+    # ---- going on where another run was
+
+    @property
+    def position(self) -> int:
+        """Offset at which the next block begins."""
+        return self._position - len(self._carry)
+
+    def state(self) -> dict[str, Any]:
+        """Where the next block begins."""
+        position = self.position
+        index = max(0, bisect.bisect_right(self._starts, position) - 1)
+        return {
+            "position": position, "index": index, "starts": self._starts[: index + 1],
+            "skipped": self._skipped[: index + 1], "records": self.records,
+            "bytes_read": self.bytes_read - len(self._carry), "header": self.header.hex(),
+            "header_lines": self.header_lines, "spooled": self._spooled,
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._position, self._index = state["position"], state["index"]
+        self._starts, self._skipped = list(state["starts"]), list(state["skipped"])
+        self.records, self.bytes_read = state["records"], state["bytes_read"]
+        self.header, self.header_lines = bytes.fromhex(state["header"]), state["header_lines"]
+        self._spooled = state["spooled"]
+        if self._spooled:
+            assert self._scratch is not None
+            path = self._scratch.path("giants")
+            self._spool = self._scratch.open(path), path
+            os.ftruncate(self._spool[0], self._spooled)
+        within = self._position - self._starts[self._index] + self._skipped[self._index]
+        source = self.inputs[self._index]
+        if source.size is not None:
+            within = min(within, source.size)  # behind a delimiter that was added
+        self._reader = source.open(within, self._check)
+
+    def sync(self) -> None:
+        """What was saved of giant records is on disk."""
+        if self._spool is not None:
+            os.fdatasync(self._spool[0])
 
 
 class BucketSource:
     """Reads a bucket's frames back, to split it again; one thread at a time."""
 
-    def __init__(self, bucket: Bucket, fd: int, extents: list[Extent], path: str, scratch: Scratch) -> None:
+    def __init__(self, bucket: Bucket, reader: FrameReader) -> None:
         self._gap_bits = bucket.gap_bits
-        self._scratch = scratch
-        self._path = path
-        self._fd = fd
-        self._extents = extents
+        self._path = reader.path
+        self._reader = reader
         self._carry = b""
         self._state = np.array([0, 2**64 - 1], np.uint64)
         self._mean = bucket.scratch_bytes / bucket.records
+        self._seen = 0
         self.bytes_read = 0
-
-    def _fill(self, view: memoryview) -> int:
-        """Read on into the view and give the space on disk back; the bytes read."""
-        filled = 0
-        while self._extents and filled < len(view):
-            offset, length = self._extents[0]
-            count = min(length, len(view) - filled)
-            read_exactly(self._fd, view[filled : filled + count], offset, self._path)
-            punch_hole(self._fd, offset, count)
-            self._scratch.consumed(count)
-            self._extents[:1] = [(offset + count, length - count)] if count < length else []
-            filled += count
-        return filled
 
     def read(self, buffers: Buffers, limit: int) -> Block | None:
         """Fill the buffers with whole frames and list their records; None at the end."""
@@ -364,5 +438,11 @@ class BucketSource:
             wanted *= 2
         self._carry = bytes(buffers.view[used:filled])
         self.bytes_read += used
-        return Block(records, 0, None)
+        self._seen += records
+        return Block(records, 0, None, self._seen - records)
 
+    def _fill(self, view: memoryview) -> int:
+        filled = 0
+        while filled < len(view) and (count := self._reader.readinto(view[filled:])):
+            filled += count
+        return filled

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TextIO
 
 from .plan import format_size
@@ -30,6 +31,12 @@ class ShuffleReport:
         Buckets of the first pass.
     scratch_bytes : int
         Most bytes that scratch files held at once.
+    reads : int
+        How often the inputs were read from the start.
+    resumed : bool
+        Whether this went on where a killed run was.
+    verified : bool
+        Whether the output was read again, and held the records of the input.
     peak_memory : int
         Peak resident memory of the process in bytes, interpreter included.
     memory : int
@@ -41,7 +48,11 @@ class ShuffleReport:
     backend, isa : str
         What the kernels ran on; `isa` is None on numba.
     output : str
-        Where the records went.
+        Where the records went, as it was given.
+    outputs : tuple of str
+        The files that were made: shards, or that one.
+    leftovers : tuple of str
+        What runs that were killed have left in the same directories, a sentence each.
     """
 
     records: int
@@ -51,6 +62,9 @@ class ShuffleReport:
     passes: int
     buckets: int
     scratch_bytes: int
+    reads: int
+    resumed: bool
+    verified: bool
     peak_memory: int
     memory: int
     seconds: float
@@ -58,6 +72,8 @@ class ShuffleReport:
     backend: str
     isa: str | None
     output: str
+    outputs: tuple[str, ...]
+    leftovers: tuple[str, ...]
 
     @property
     def rate(self) -> float:
@@ -73,17 +89,36 @@ class ShuffleReport:
         if self.scratch_bytes:
             scratch = format_size(self.scratch_bytes)
             where = f"in {self.passes} passes through {self.buckets} buckets, {scratch} of scratch,"
+        elif self.reads > 1:
+            where = f"in {self.reads} reads of the input, without scratch,"
         on = f"{self.backend} {self.isa}" if self.isa else self.backend
         return textwrap.fill(
             f"Shuffled {self.records:,} record{'' if self.records == 1 else 's'} ({format_size(self.bytes_out)}) "
             f"{where} in {self.seconds:.3g} s ({format_size(self.rate)}/s) on {self.threads} thread"
             f"{'' if self.threads == 1 else 's'} of {on}. Peak memory {format_size(self.peak_memory)} of the "
-            f"{format_size(self.memory)} allowed. Seed {self.seed}: the same seed and records give the same order "
-            "again.",
+            f"{format_size(self.memory)} allowed. {'Verified. ' if self.verified else ''}Seed {self.seed}: the same "
+            "seed and records give the same order again.",
             width=100,
             break_long_words=False,
             break_on_hyphens=False,
         )
+
+
+def merge_reports(reports: Sequence[ShuffleReport]) -> ShuffleReport:
+    """One report of several shuffles that belong together: sums, and the largest of what does not add up."""
+    def values(name: str) -> list[Any]:
+        return [getattr(each, name) for each in reports]
+
+    most = {name: max(values(name)) for name in ("passes", "buckets", "scratch_bytes", "peak_memory", "reads")}
+    return replace(
+        reports[-1], **most,
+        bytes_in=sum(values("bytes_in")), bytes_out=sum(values("bytes_out")),
+        seconds=max(each.seconds for each in reports),
+        output=", ".join(each.output for each in reports),
+        outputs=tuple(name for each in reports for name in each.outputs),
+        leftovers=tuple(dict.fromkeys(left for each in reports for left in each.leftovers)),
+        resumed=any(each.resumed for each in reports),
+    )  # fmt: skip
 
 
 class Progress:

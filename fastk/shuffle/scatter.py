@@ -7,45 +7,117 @@ does not depend on the threads: reading, which numbers the records, and reservin
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .._backend.kernels import TALLY_FIELDS
 from ..config import kernels
-from .plan import BATCH_TARGET, SLACK, Plan, Workspace
-from .records import NEVER, Block, Buffers
-from .scratch import FileStore, MemoryStore, Store
+from .plan import BATCH_TARGET, SLACK, Plan, Workspace, gap_bits
+from .records import NEVER, Block, BlockSource, Buffers
+from .stores import Bucket, FileStore, MemoryStore, Store
 from .workers import Crew, Turn
+
+ALL_KEYS = 2**64 - 1
+CHECK_LOW = TALLY_FIELDS.index("check_low")
+BIN_BITS = 16
+"""Bits of a key by which the first records of the order are told from the others."""
+BINS = 1 << BIN_BITS
+BIN_SHIFT = 64 - BIN_BITS
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
 
-class BlockSource(Protocol):
-    """What a scatter reads: the inputs, or a bucket that is split again."""
-
-    bytes_read: int
-
-    def read(self, buffers: Buffers, limit: int) -> Block | None:
-        """The next block, or None at the end."""
-
-
-@dataclass
 class Key:
-    """What turns a record number into a bucket: the seed as Philox's key, and the buckets of all levels."""
+    """What turns a record number into a bucket: the seed as Philox's key, and the buckets of all levels.
 
-    seed: int
-    fanouts: tuple[int, ...]
-    gap_bits: int
-    reference_size: int = NEVER
+    Records whose keys are not from `least` to `most` are left out.
+    """
 
-    def __post_init__(self) -> None:
-        self.words = (self.seed & (2**64 - 1), self.seed >> 64)
-        self.ancestors: U64 = np.array(self.fanouts[:-1], np.uint64)
+    def __init__(
+        self,
+        seed: int,
+        fanouts: tuple[int, ...],
+        gap_bits: int,
+        reference_size: int = NEVER,
+        least: int = 0,
+        most: int = ALL_KEYS,
+        first: FirstRecords | None = None,
+    ) -> None:
+        self.seed = seed
+        self.fanouts = fanouts
+        self.gap_bits = gap_bits
+        self.reference_size = reference_size
+        self.words = (seed & (2**64 - 1), seed >> 64)
+        self._ancestors: U64 = np.array(fanouts[:-1], np.uint64)
+        self._least = least
+        self._most = most
+        self._first = first
+
+    @property
+    def most(self) -> int:
+        """The largest key that may still be needed."""
+        return self._most if self._first is None else min(self._most, self._first.most)
+
+    def assign(self, block: Block, buffers: Buffers) -> None:
+        """Number the records of a block and find the bucket of each."""
+        if block.first is not None:
+            kernels.number_records(block.first, buffers.number, block.records)
+            if self._first is not None:
+                self._first.add(block.first, block.records)
+        kernels.bucket_records(
+            buffers.number, block.records, *self.words, self._ancestors, len(self._ancestors), self.fanouts[-1],
+            self._least, self.most, buffers.bucket,
+        )  # fmt: skip
+
+    def wants(self, number: int) -> bool:
+        """Whether a record may still be needed."""
+        key = np.empty(1, np.uint64)
+        kernels.philox_fill(*self.words, number, key, 1)
+        return self._least <= int(key[0]) <= self.most
+
+    def order(self, bucket: Bucket, entries: U64) -> None:
+        """Put the entries of a bucket in the order of the output."""
+        kernels.entries_sort(entries, bucket.records)
+
+    def below(self, bucket: Bucket, fanout: int, workspace: Workspace) -> Key:
+        """The key by which a bucket is split again."""
+        fanouts = (*bucket.fanouts, fanout)
+        return Key(self.seed, fanouts, gap_bits(fanouts))
+
+
+class FirstRecords:
+    """Which keys the first records of the order can have: the bound falls as more records are seen."""
+
+    def __init__(self, seed: int, count: int) -> None:
+        self.most = ALL_KEYS
+        self._words = (seed & (2**64 - 1), seed >> 64)
+        self._count = count
+        self._found: U64 = np.zeros(BINS, np.uint64)
+        self._lock = threading.Lock()
+
+    def add_all(self, records: int) -> None:
+        """Count the keys of so many records from the first on."""
+        for first in range(0, records, BINS):
+            self.add(first, min(BINS, records - first))
+
+    def add(self, first: int, records: int) -> None:
+        """Count the keys of more records; in any order."""
+        keys = np.empty(records, np.uint64)
+        kernels.philox_fill(*self._words, first, keys, records)
+        found = np.bincount((keys >> np.uint64(BIN_SHIFT)).astype(np.intp), minlength=BINS)
+        with self._lock:
+            self._found += found.astype(np.uint64)
+            last = int(np.searchsorted(np.cumsum(self._found), self._count))
+            if last < BINS:
+                self.most = ((last + 1) << BIN_SHIFT) - 1
+
+
+class StoreFullError(Exception):
+    """Memory does not hold what it was planned to hold, and there is nowhere else to put it."""
 
 
 class Batch:
@@ -96,8 +168,10 @@ class Scatter:
         plan: Plan,
         workspace: Workspace,
         crew: Crew,
+        hashed: bool = False,
     ) -> None:
         self.store = store
+        self._hashed = hashed
         self._source = source
         self._spill = spill
         self._key = key
@@ -148,15 +222,21 @@ class Scatter:
             self._place(block, buffers, batch, positions, before)
 
     def _count(self, block: Block, buffers: Buffers) -> U64:
-        """Number the records and find their buckets; what each bucket gets."""
-        key = self._key
-        if block.first is not None:
-            kernels.number_records(block.first, buffers.number, block.records)
-        tally = np.empty((key.fanouts[-1], len(TALLY_FIELDS)), np.uint64)
+        """Find the buckets of the records; what each bucket gets."""
+        key, buckets = self._key, self.store.fanout
+        key.assign(block, buffers)
+        tally = np.empty((buckets, len(TALLY_FIELDS)), np.uint64)
         kernels.scatter_count(
-            buffers.block, buffers.start, buffers.size, buffers.number, block.records, *key.words, key.ancestors,
-            len(key.ancestors), key.fanouts[-1], key.gap_bits, key.reference_size, buffers.bucket, tally,
+            buffers.block, buffers.start, buffers.size, buffers.number, buffers.bucket, block.records, buckets,
+            key.gap_bits, key.reference_size, tally,
         )  # fmt: skip
+        if self._hashed:
+            kernels.records_checksum(
+                buffers.block, buffers.start, buffers.size, buffers.bucket, block.records, buckets, tally
+            )
+            if block.check and buffers.bucket[0] < buckets:
+                words = (block.check & (2**64 - 1), block.check >> 64)
+                tally[buffers.bucket[0], CHECK_LOW : CHECK_LOW + 2] = words
         return tally
 
     def _reserve(self, tally: U64) -> tuple[Batch | None, Batch, U64, U64]:
@@ -196,7 +276,8 @@ class Scatter:
         while self._batch.placing:
             self._crew.check()
             self._crew.changed.wait()
-        assert self._spill is not None
+        if self._spill is None:
+            raise StoreFullError
         self._spill.adopt(memory)
         self._make_batches(memory.arena)
         self.store = self._spill

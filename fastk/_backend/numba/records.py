@@ -12,15 +12,25 @@ from .philox import THREE, TWO, ZERO, multiply_wide, philox_block, word_of
 WORD = 4
 DESCRIPTOR = 8
 REFERENCE = 16
+ELSEWHERE = -1
 BY_REFERENCE = 0x80000000
-RECORDS, SCRATCH_BYTES, OUTPUT_BYTES, FIRST_NUMBER, LAST_NUMBER, TALLY_FIELDS = range(6)
+NO_BUCKET = 0xFFFF
+RECORDS, SCRATCH_BYTES, OUTPUT_BYTES, FIRST_NUMBER, LAST_NUMBER, CHECK_LOW, CHECK_HIGH, TALLY_FIELDS = range(8)
+RECORD_BEGIN, SCANNED, LINE_BEGIN, LINES_SEEN = range(4)
 DIGIT_BITS = 11
 SMALL_SORT = 24
 
 U1 = np.uint64(1)
-U64 = np.uint64(64)
+U5 = np.uint64(5)
+U33 = np.uint64(33)
 ONES = np.uint64(0x0101010101010101)
 TOPS = np.uint64(0x8080808080808080)
+MURMUR_1 = np.uint64(0x87C37B91114253D5)
+MURMUR_2 = np.uint64(0x4CF5AD432745937F)
+MURMUR_LOW = np.uint64(0x52DCE729)
+MURMUR_HIGH = np.uint64(0x38495AB5)
+MURMUR_MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
+MURMUR_MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
 
 
 @njit(inline="always")
@@ -72,24 +82,47 @@ def descend(key, fanout, levels):
     return key
 
 
-def split_delimited(buf, n, from_, scanned, delimiter, start, size, capacity):
-    pattern = np.uint64(delimiter) * ONES
+@njit(inline="always")
+def ends_line(buf, line, end, delimiter, width):
+    equal = 0
+    while equal < width <= end - line and buf[end - width + equal] == delimiter[equal]:
+        equal += 1
+    return equal == width
+
+
+def split_delimited(buf, n, delimiter, width, lines, state, start, size, capacity):
+    begin, scanned = np.int64(state[RECORD_BEGIN]), np.int64(state[SCANNED])
+    line, seen = np.int64(state[LINE_BEGIN]), np.int64(state[LINES_SEEN])
+    if capacity == 0 or width == 0 or not (0 <= begin <= line <= scanned <= n and 0 <= seen < lines):
+        return 0
+    last = delimiter[width - 1]
+    pattern = np.uint64(last) * ONES
     m = 0
-    begin = from_
     i = scanned
     while i < n:
         if i + 8 <= n and not has_byte(load64(buf, i), pattern):
             i += 8
             continue
         for j in range(i, min(i + 8, n)):
-            if buf[j] == delimiter:
-                if m == capacity:
-                    return m
-                start[m] = begin
-                size[m] = j + 1 - begin
-                begin = j + 1
-                m += 1
+            if buf[j] != last or not ends_line(buf, line, j + 1, delimiter, width):
+                continue
+            line = j + 1
+            seen += 1
+            if seen < lines:
+                continue
+            seen = 0
+            start[m] = begin
+            size[m] = line - begin
+            begin = line
+            m += 1
+            if m == capacity:
+                n = line  # which ends both loops
+                break
         i += 8
+    state[RECORD_BEGIN] = np.uint64(begin)
+    state[SCANNED] = np.uint64(n)
+    state[LINE_BEGIN] = np.uint64(line)
+    state[LINES_SEEN] = np.uint64(seen)
     return m
 
 
@@ -136,21 +169,28 @@ def number_records(first, number, m):
         number[i] = first + np.uint64(i)
 
 
-def scatter_count(
-    buf, start, size, number, m, key0, key1, fanout, levels, buckets, gap_bits, reference_size, bucket, tally
-):
-    word_size = 1 << (32 - gap_bits)
-    gap_max = np.uint64((1 << gap_bits) - 1)
-    tally[: buckets * TALLY_FIELDS] = 0
+def bucket_records(number, m, key0, key1, fanout, levels, buckets, least, most, bucket):
     shared = ZERO
     block = philox_block(key0, key1, ZERO)
     for i in range(m):
         if number[i] >> TWO != shared:
             shared = number[i] >> TWO
             block = philox_block(key0, key1, shared)
-        rest = descend(word_of(block, number[i]), fanout, levels)
-        b = np.int64(multiply_wide(rest, np.uint64(buckets))[0])
-        bucket[i] = b
+        key = word_of(block, number[i])
+        if key < least or key > most:
+            bucket[i] = NO_BUCKET
+        else:
+            bucket[i] = np.int64(multiply_wide(descend(key, fanout, levels), np.uint64(buckets))[0])
+
+
+def scatter_count(buf, start, size, number, bucket, m, buckets, gap_bits, reference_size, tally):
+    word_size = 1 << (32 - gap_bits)
+    gap_max = np.uint64((1 << gap_bits) - 1)
+    tally[: buckets * TALLY_FIELDS] = 0
+    for i in range(m):
+        b = np.int64(bucket[i])
+        if b >= buckets:
+            continue
         length = np.int64(size[i])
         added = WORD + length
         if length & BY_REFERENCE:
@@ -178,6 +218,8 @@ def scatter_place(
     gap_max = np.uint64((1 << gap_bits) - 1)
     for i in range(m):
         b = np.int64(bucket[i])
+        if b >= buckets:
+            continue
         to = np.int64(position[b])
         gap = number[i] - previous[b]
         previous[b] = number[i]
@@ -206,6 +248,88 @@ def scatter_place(
                 copy(out, to + DESCRIPTOR, buf, begin, length)
                 to += DESCRIPTOR + length
         position[b] = np.uint64(to)
+
+
+@njit(inline="always")
+def rotate(x, by):
+    return x << np.uint64(by) | x >> np.uint64(64 - by)
+
+
+@njit(inline="always")
+def hash_low(word):
+    return rotate(word * MURMUR_1, 31) * MURMUR_2
+
+
+@njit(inline="always")
+def hash_high(word):
+    return rotate(word * MURMUR_2, 33) * MURMUR_1
+
+
+@njit(inline="always")
+def hash_blocks(low, high, buf, begin, blocks):
+    for i in range(blocks):
+        at = begin + 16 * i
+        low = (rotate(low ^ hash_low(load64(buf, at)), 27) + high) * U5 + MURMUR_LOW
+        high = (rotate(high ^ hash_high(load64(buf, at + 8)), 31) + low) * U5 + MURMUR_HIGH
+    return low, high
+
+
+@njit(inline="always")
+def hash_mix(x):
+    x = (x ^ x >> U33) * MURMUR_MIX_1
+    x = (x ^ x >> U33) * MURMUR_MIX_2
+    return x ^ x >> U33
+
+
+@njit(inline="always")
+def few_bytes(buf, at, n):
+    word = ZERO
+    for i in range(n):
+        word |= np.uint64(buf[at + i]) << np.uint64(8 * i)
+    return word
+
+
+@njit(inline="always")
+def hash_end(low, high, buf, begin, n, length):
+    low, high = hash_blocks(low, high, buf, begin, n // 16)
+    rest = n % 16
+    at = begin + n - rest
+    if rest >= 8:
+        low ^= hash_low(load64(buf, at))
+        high ^= hash_high(few_bytes(buf, at + 8, rest - 8))
+    else:
+        low ^= hash_low(few_bytes(buf, at, rest))
+    low ^= length
+    high ^= length
+    low += high
+    high += low
+    low = hash_mix(low)
+    high = hash_mix(high)
+    low += high
+    return low, high + low
+
+
+@njit(inline="always")
+def add_hash(total, at, low, high):
+    total[at] += low
+    total[at + 1] += high + np.uint64(total[at] < low)
+
+
+def records_checksum(buf, start, size, bucket, m, buckets, tally):
+    for i in range(m):
+        length = np.int64(size[i])
+        b = np.int64(bucket[i])
+        if b < buckets and not length & BY_REFERENCE:
+            low, high = hash_end(ZERO, ZERO, buf, np.int64(start[i]), length, np.uint64(length))
+            add_hash(tally, b * TALLY_FIELDS + CHECK_LOW, low, high)
+
+
+def checksum_blocks(buf, n, state):
+    state[0], state[1] = hash_blocks(state[0], state[1], buf, 0, n // 16)
+
+
+def checksum_end(tail, n, length, state):
+    state[0], state[1] = hash_end(state[0], state[1], tail, 0, n, length)
 
 
 def frames_index(base, n, segments, count, gap_bits, previous, key0, key1, fanout, levels, entries, capacity):
@@ -319,23 +443,49 @@ def entries_sort(entries, m):
     radix_sort(entries, 0, m, 0)
 
 
+@njit(inline="always")
+def record_of(base, frame, gap_bits):
+    length = load32(base, frame) >> gap_bits
+    if length != 0:
+        return frame + WORD, length
+    descriptor = load64(base, frame + WORD)
+    length = np.int64(descriptor >> U1)
+    if descriptor & U1:
+        return ELSEWHERE, length
+    return frame + WORD + DESCRIPTOR, length
+
+
 def gather(base, entries, from_, to, gap_bits, out, capacity, written):
     used = 0
     i = from_
     while i < to:
-        frame = np.int64(entries[2 * i + 1])
-        length = load32(base, frame) >> gap_bits
-        frame += WORD
-        if length == 0:
-            descriptor = load64(base, frame)
-            if descriptor & U1:
-                break
-            length = np.int64(descriptor >> U1)
-            frame += DESCRIPTOR
-        if length > capacity - used:
+        begin, length = record_of(base, np.int64(entries[2 * i + 1]), gap_bits)
+        if begin == ELSEWHERE or length > capacity - used:
             break
-        copy(out, used, base, frame, length)
+        copy(out, used, base, begin, length)
         used += length
         i += 1
     written[0] = np.uint64(used)
+    return i
+
+
+def frames_measure(base, entries, from_, to, gap_bits, bytes_):
+    total = 0
+    i = from_
+    while i < to:
+        total += record_of(base, np.int64(entries[2 * i + 1]), gap_bits)[1]
+        i += 1
+    bytes_[0] = np.uint64(total)
+    return i
+
+
+def frames_checksum(base, entries, from_, to, gap_bits, total):
+    i = from_
+    while i < to:
+        begin, length = record_of(base, np.int64(entries[2 * i + 1]), gap_bits)
+        if begin == ELSEWHERE:
+            break
+        low, high = hash_end(ZERO, ZERO, base, begin, length, np.uint64(length))
+        add_hash(total, 0, low, high)
+        i += 1
     return i
