@@ -2,6 +2,8 @@
 
     python bench/bench_shuffle.py                       # 4 GiB of text, as in the README
     python bench/bench_shuffle.py --size 256M --rounds 1
+    python bench/bench_shuffle.py --compressed          # .zst in and out, beside the zstd program in pipes
+    python bench/bench_shuffle.py --memory              # peak memory for inputs of every shape, no times
 
 Every round runs each program once, in turn, on the same file in a warm page cache, each in a process of its own; the
 table gives medians and ratios of one run. Times on shared machines drift: compare ratios, not seconds.
@@ -111,6 +113,79 @@ def contestants(source: Path, folder: Path, mem: str, threads: int) -> dict[str,
     return found
 
 
+def repeated(unit: bytes, size: int) -> Iterator[bytes]:
+    """So many bytes or a little more, of one piece again and again."""
+    block = unit * max(1, (1 << 20) // len(unit))
+    for _ in range(-(-size // len(block))):
+        yield block
+
+
+def log_normal(size: int) -> Iterator[bytes]:
+    """Lines whose lengths are spread as those of web documents are: most near 1 kB, some of many MB."""
+    import numpy as np
+
+    rng, written = np.random.default_rng(1), 0
+    while written < size:
+        for length in rng.lognormal(7, 2, 1000).astype(int).tolist():
+            yield b"w" * length + b"\n"
+            written += length + 1
+
+
+SHAPES = {
+    "1-byte lines": lambda: repeated(b"a\n", 1 << 28),
+    "nothing but newlines": lambda: repeated(b"\n", 1 << 27),
+    "10 MB lines": lambda: repeated(b"l" * (10**7 - 1) + b"\n", 1 << 30),
+    "one 2 GB line": lambda: repeated(b"x", 2 * 10**9),
+    "log-normal lengths": lambda: log_normal(1 << 30),
+    "1 GiB without a newline": lambda: repeated(b"abcdefgh", 1 << 30),
+}
+PROMISES = ("64M", "128M", "1G")
+
+
+def measure_memory(folder: Path) -> None:
+    """Peak memory of the command for inputs of every shape, under several promises."""
+    rows = []
+    for shape, make in SHAPES.items():
+        source, out = folder / "shape", folder / "out"
+        with source.open("wb") as file:
+            file.writelines(make())
+        row = [shape, format_size(source.stat().st_size)]
+        for mem in PROMISES:
+            line = f"{shlex.quote(sys.executable)} -m fastk.shuffle -q --seed 1 --mem {mem} {source} {out}"
+            peak = measure(line, {})["peak"]
+            row.append(f"{format_size(peak)}{'' if peak <= parse_size(mem) else ' (above)'}")
+            out.unlink()
+        rows.append(row)
+        source.unlink()
+    print(table(["input", "size", *(f"--mem {mem}" for mem in PROMISES)], rows))
+
+
+def measure_compressed(folder: Path, source: Path, mem: str, threads: int, rounds: int) -> None:
+    """Zstandard in and out, beside the program zstd before and behind a shuffle of plain bytes."""
+    packed, out = folder / "packed.zst", folder / "out.zst"
+    subprocess.run(["zstd", "-q", "-f", source, "-o", packed], check=True)
+    fastk = f"{shlex.quote(sys.executable)} -m fastk.shuffle -q -j {threads} --seed 1 --mem {mem}"
+    programs = {
+        "fastk in.zst out.zst": f"{fastk} {packed} {out}",
+        "zstd -dc | fastk | zstd": f"zstd -dc {packed} | {fastk} -T {folder} - - | zstd -q -f -o {out}",
+    }
+    runs: dict[str, list[float]] = {name: [] for name in programs}
+    sizes = {}
+    for round_ in range(-1, rounds):
+        for name, line in programs.items():
+            seconds = measure(line, {})["seconds"]
+            sizes[name] = out.stat().st_size
+            out.unlink()
+            if round_ >= 0:
+                runs[name].append(seconds)
+    rows = [
+        [name, f"{statistics.median(each):.2f}", f"{min(each):.2f}", format_size(sizes[name])]
+        for name, each in runs.items()
+    ]
+    print(table(["program", "median s", "least s", "size out"], rows))
+    packed.unlink()
+
+
 def main() -> None:
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--size", default="4G", help="of the text file; the other cases scale (default: %(default)s)")
@@ -120,8 +195,13 @@ def main() -> None:
     command.add_argument("--only", default="", help="run only programs whose name contains this; cp always runs")
     command.add_argument("--folder", type=Path, default=Path("bench-out"), help="must hold five times the size")
     command.add_argument("--json", type=Path, help="write all measurements here")
+    command.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
+    command.add_argument("--compressed", action="store_true", help="measure .zst files instead of plain ones")
     options = command.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    if options.memory:
+        measure_memory(options.folder)
+        return
     results = {}
     print(machine())
     for case, shape in CASES.items():
@@ -129,6 +209,10 @@ def main() -> None:
         source = options.folder / f"{size}-{shape['mean']}.txt"
         if not source.exists():
             write_corpus(source, size, shape["mean"])
+        if options.compressed:
+            print(f"\n{case}: {format_size(size)}\n")
+            measure_compressed(options.folder, source, options.mem, options.threads, options.rounds)
+            continue
         programs = contestants(source, options.folder, options.mem, options.threads)
         programs = {n: p for n, p in programs.items() if options.only in n or n.startswith("cp")}
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in programs}

@@ -50,6 +50,9 @@ HEADROOM_OF_REGIONS = 1.02
 TOKEN_DIGITS = 16
 """Of the names that a run which goes on has to find again."""
 
+PASSING = ("i", "s")
+"""What the names of scratch files begin with that are made again by a run that goes on."""
+
 MOST_PARTS = 1 << 40
 """Parts of the keys; smaller ones would hold single records."""
 
@@ -89,8 +92,7 @@ class Job:
         form = options.format
         self._mean = float(form.size or self._inputs.mean_record(form.delimiter, form.lines))
         self._total = self._inputs.total
-        codecs = self._inputs.memory + self._output.memory(self._threads)
-        self._workspace_size = check_memory(options.mem, self._settings["backend"], codecs)
+        self._workspace_size = self._check_memory()
         self._given_plan = plan
         self._plan = plan or self._make_plan()
         if options.inverse:
@@ -131,6 +133,17 @@ class Job:
                 raise InputFormatError(f"{each.path}: of {each.size} bytes, not a multiple of the {size} of a record")
 
     # ---- sizes
+
+    def _check_memory(self) -> int:
+        """Bytes for the workspace; on fewer threads, if compression leaves too little else."""
+        while True:
+            codecs = self._inputs.memory + self._output.memory(self._threads)
+            try:
+                return check_memory(self._options.mem, self._settings["backend"], codecs)
+            except ValueError:
+                if self._output.codec is None or self._threads == 1:
+                    raise
+                self._threads -= 1
 
     def _expected(self) -> int | None:
         """About how many bytes are to be shuffled; None if nobody knows."""
@@ -251,6 +264,7 @@ class Job:
             scratch.keep_only(lambda name: False)
             return None
         check_same(self._journal.path, state, self._request())
+        scratch.keep_only(lambda name: not name.startswith(PASSING))
         self.seed, self._resumed = state["seed"], True
         plan = Plan(**state["plan"])
         self._plan = replace(plan, workspace=min(plan.workspace, self._workspace_size))
@@ -344,6 +358,7 @@ class Job:
             if self._journal is not None and isinstance(store, FileStore):
                 store.sync()
                 source.sync()
+                self._scratch.sync()
                 phase = "scatter" if source.paused else "gather"
                 self._save(phase, **self._state(source, store))
             if not source.paused:
@@ -406,6 +421,9 @@ class Job:
 
     def _bucket_done(self, bucket: Bucket) -> None:
         """A bucket is written; from time to time this is noted, and its scratch is given back."""
+        most = self._options.head_count
+        if most is not None and bucket.rank + bucket.records > most:
+            return  # written in part, it is written again by a run that goes on
         with self._lock:
             self._done.append(bucket)
             self._unsaved += bucket.output_bytes

@@ -8,6 +8,8 @@ import json
 import os
 from typing import Any
 
+from .scratch import sync_directory
+
 FORMAT = "fastk-shuffle journal 1"
 NEW = ".new"
 
@@ -39,11 +41,7 @@ class Journal:
         finally:
             os.close(fd)
         os.replace(self.path + NEW, self.path)
-        directory = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(os.path.dirname(self.path))
 
     def load(self) -> dict[str, Any] | None:
         """The state that was saved last; None if there is none, JournalError if it is damaged."""

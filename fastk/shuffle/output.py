@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from .codecs import FRAME, Codec, strip_suffix
 from .options import STANDARD
 from .places import RemoteWriter, is_url, local_path
-from .scratch import NO_SPACE, RUN, NoSpaceError, check_private, lock, take_lock, write_pieces
+from .scratch import NO_SPACE, RUN, NoSpaceError, check_private, lock, sync_directory, take_lock, write_pieces
 
 STDOUT_FD = 1
 PARTIAL = ".partial"
@@ -145,6 +145,10 @@ class LocalFiles:
 
     def sync(self, shards: Iterable[int]) -> None:
         """What was written is on disk."""
+        assert self.partial is not None
+        sync_directory(self.directory)
+        if self._sharded:
+            sync_directory(self.partial)
         for shard in shards:
             fd = self._open(shard) if self._sharded else self._fds[0]
             try:
@@ -190,11 +194,7 @@ class LocalFiles:
             shutil.rmtree(self.partial or "", ignore_errors=True)
         self.partial = None
         if fsync:
-            fd = os.open(self.directory, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_directory(self.directory)
 
     def _rename(self, path: str, final: str, saved: list[tuple[str, str | None]]) -> None:
         old = None
@@ -539,7 +539,7 @@ class _Frames:
     @staticmethod
     def memory(codec: Codec, threads: int) -> int:
         """Bytes that it takes at most."""
-        return (threads + 2) * 2 * FRAME + threads * codec.encoder_memory
+        return (threads + 2) * FRAME + threads * codec.encoder_memory
 
     def write(self, shard: int, data: memoryview) -> None:
         """Go on with bytes of a shard."""

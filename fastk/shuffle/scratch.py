@@ -174,6 +174,12 @@ class Scratch:
             raise OSError(error.errno, error.strerror, path) from error
         self.count(size)
 
+    def sync(self) -> None:
+        """The names of all files are on disk."""
+        for directory in self._made:
+            sync_directory(directory)
+            sync_directory(os.path.dirname(directory))
+
     def count(self, size: int) -> None:
         """Count scratch that is held."""
         with self._lock:
@@ -251,6 +257,15 @@ def take_lock(fd: int, path: str) -> None:
         raise BusyError(path) from None
     except OSError:  # a file system without locks: nobody can hold one
         pass
+
+
+def sync_directory(path: str) -> None:
+    """The names of the files in a directory are on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def free_space(directory: str) -> int:
