@@ -17,6 +17,13 @@ def as_number(words: np.ndarray) -> int:
     return int(low | high << 64)
 
 
+def digest(data: bytes) -> int:
+    """The hash of some bytes, as a number."""
+    hashed = RecordHash()
+    hashed.update(memoryview(data))
+    return hashed.value()
+
+
 class RecordHash:
     """MurmurHash3 x64 128 (Appleby 2011; seed 0) of one record that comes in pieces."""
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 MIB = 1 << 20
 
-FRAME = 4 * MIB
+XZ_FRAME = 4 * MIB
 """Uncompressed bytes of each frame of an output."""
 
 GZ_LEVEL, ZST_LEVEL, XZ_PRESET, BZ2_LEVEL = 6, 3, 6, 9
@@ -365,7 +365,7 @@ def _compress_zst(data: Bytes) -> bytes:
 
 def _compress_xz(data: Bytes) -> bytes:
     # A dictionary of the frame's size: a larger one finds nothing more and costs encoder and decoder memory.
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": XZ_PRESET, "dict_size": FRAME}]
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": XZ_PRESET, "dict_size": XZ_FRAME}]
     return lzma.compress(data, lzma.FORMAT_XZ, lzma.CHECK_CRC64, filters=filters)
 
 
@@ -390,13 +390,16 @@ class Codec:
     decoder_memory : int
         Bytes that a decoder takes at most, unless it is given another limit.
     encoder_memory : int
-        Bytes that compressing FRAME bytes takes at most, beside them and with the result.
+        Bytes that compressing a frame takes at most, beside its bytes and with the result.
+    frame : int
+        Bytes that a frame of the output is made of; more of them in one would hardly compress better.
     """
 
     name: str
     suffix: str
     decoder_memory: int
     encoder_memory: int
+    frame: int
     _decoder: Callable[[Read, str, int], Decoder]
     _compress: Callable[[Bytes], bytes]
 
@@ -414,17 +417,17 @@ class Codec:
         return self._decoder(read, path, self.decoder_memory if limit is None else limit)
 
     def compress(self, data: Bytes) -> bytes:
-        """Make one complete frame of at most FRAME bytes; equal data gives equal bytes. Any thread."""
+        """Make one complete frame of at most `frame` bytes; equal data gives equal bytes. Any thread."""
         return self._compress(data)
 
 
 CODECS = {
     codec.name: codec
     for codec in (
-        Codec("gz", ".gz", 2 * MIB, 10 * MIB, _members(_GZ), _compress_gz),
-        Codec("zst", ".zst", 10 * MIB, 8 * MIB, _ZstdDecoder, _compress_zst),
-        Codec("xz", ".xz", 11 * MIB, 56 * MIB, _members(_XZ), _compress_xz),
-        Codec("bz2", ".bz2", 6 * MIB, 19 * MIB, _members(_BZ2), _compress_bz2),
+        Codec("gz", ".gz", 2 * MIB, 3 * MIB, 1 * MIB, _members(_GZ), _compress_gz),
+        Codec("zst", ".zst", 10 * MIB, 5 * MIB, 2 * MIB, _ZstdDecoder, _compress_zst),
+        Codec("xz", ".xz", 11 * MIB, 56 * MIB, XZ_FRAME, _members(_XZ), _compress_xz),
+        Codec("bz2", ".bz2", 6 * MIB, 10 * MIB, 900 * 1000, _members(_BZ2), _compress_bz2),
     )
 }
 """All codecs by name. The memory of each is what a process was seen to grow by, rounded up."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ..config import config, get_num_threads, kernels
-from .checksum import MODULUS
+from .checksum import MODULUS, digest
 from .cleaning import JOURNAL, leftovers
 from .gather import handling
 from .inputs import InputChangedError, InputFormatError, Inputs
@@ -77,7 +75,7 @@ class Job:
         self._started = time.monotonic()
         self._settings = config()
         self._options = options
-        self.seed = secrets.randbits(DRAWN_SEED_BITS) if options.seed is None else options.seed
+        self.seed = _drawn_seed() if options.seed is None else options.seed
         self._threads = options.threads or get_num_threads()
         self._progress = Progress(options.progress)
         self._inputs = Inputs(options.inputs, options.mem)
@@ -644,7 +642,11 @@ def run_pair(jobs: Sequence[Job]) -> ShuffleReport:
     return merge_reports(reports)
 
 
+def _drawn_seed() -> int:
+    return int.from_bytes(os.urandom(8), "little") >> (64 - DRAWN_SEED_BITS)
+
+
 def _token(output: Output) -> str:
     """What a run with this output finds its scratch by."""
     assert output.local is not None
-    return hashlib.sha256(os.fsencode(output.local.target)).hexdigest()[:TOKEN_DIGITS]
+    return f"{digest(os.fsencode(output.local.target)):032x}"[:TOKEN_DIGITS]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 from typing import Any
 
+from .checksum import digest
 from .scratch import sync_directory
 
 FORMAT = "fastk-shuffle journal 1"
@@ -29,8 +29,8 @@ class Journal:
 
     def save(self, state: dict[str, Any]) -> None:
         """Make sure that the state is on disk."""
-        text = json.dumps(state)
-        data = f"{FORMAT} {_digest(text)}\n{text}\n".encode()
+        text = json.dumps(state).encode()
+        data = f"{FORMAT} {_digest(text)}\n".encode() + text + b"\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(self.path + NEW, flags, 0o600)
         try:
@@ -51,14 +51,14 @@ class Journal:
             return None
         with open(fd, "rb") as file:
             head, _, text = file.read().partition(b"\n")
-        if head != f"{FORMAT} {_digest(text[:-1].decode(errors='replace'))}".encode() or text[-1:] != b"\n":
+        if head != f"{FORMAT} {_digest(text[:-1])}".encode() or text[-1:] != b"\n":
             raise JournalError(self.path, "the journal is damaged, or of another version")
         state: dict[str, Any] = json.loads(text)
         return state
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(text: bytes) -> str:
+    return f"{digest(text):032x}"
 
 
 def check_same(path: str, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -7,20 +7,21 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import shutil
 import stat
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from .codecs import FRAME, Codec, strip_suffix
+from .codecs import Codec, strip_suffix
 from .options import STANDARD
 from .places import RemoteWriter, is_url, local_path
 from .scratch import NO_SPACE, RUN, NoSpaceError, check_private, lock, sync_directory, take_lock, write_pieces
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 STDOUT_FD = 1
 PARTIAL = ".partial"
@@ -85,7 +86,7 @@ class LocalFiles:
         """Make the file, or the directory for the shards; with a token, take over what is there under its name."""
         base = os.path.basename(self.target)[:MOST_NAME]
         # a name of its own, so that two runs with one output do not write into each other's file
-        path = os.path.join(directory or self.directory, f".{base}.{token or secrets.token_hex(6)}{PARTIAL}")
+        path = os.path.join(directory or self.directory, f".{base}.{token or os.urandom(6).hex()}{PARTIAL}")
         self.partial = path  # noted before it is made: a signal between the two must not leave it behind
         self._kept = token is not None
         if self._kept and fresh:
@@ -525,30 +526,33 @@ class _Frames:
     """
 
     def __init__(self, codec: Codec, threads: int, append: Callable[[int, memoryview], None]) -> None:
+        from concurrent.futures import ThreadPoolExecutor  # costs memory that most runs have better uses for
+
         self._codec = codec
         self._append = append
-        self._most = threads + 1
+        self._most = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fastk-compress")
-        self._waiting: deque[tuple[int, int, Future[bytes]]] = deque()
-        self._frame = bytearray()
+        self._waiting: deque[tuple[int, memoryview, Future[bytes]]] = deque()
+        self._free = [memoryview(bytearray(codec.frame)) for _ in range(threads + 1)]
+        self._frame, self._filled = memoryview(bytearray(codec.frame)), 0
         self._shard = 0
         self._begun = False
-        self._position = 0
         self._written = (0, 0, 0)
 
     @staticmethod
     def memory(codec: Codec, threads: int) -> int:
         """Bytes that it takes at most."""
-        return (threads + 2) * FRAME + threads * codec.encoder_memory
+        return (threads + 2) * codec.frame + threads * codec.encoder_memory
 
     def write(self, shard: int, data: memoryview) -> None:
         """Go on with bytes of a shard."""
         self._move_to(shard)
         while len(data):
-            count = min(len(data), FRAME - len(self._frame))
-            self._frame += data[:count]
+            count = min(len(data), len(self._frame) - self._filled)
+            self._frame[self._filled : self._filled + count] = data[:count]
+            self._filled += count
             data = data[count:]
-            if len(self._frame) == FRAME:
+            if self._filled == len(self._frame):
                 self._submit()
 
     def _move_to(self, shard: int) -> None:
@@ -557,22 +561,26 @@ class _Frames:
             self._shard += 1
 
     def _end_shard(self) -> None:
-        if self._frame or not self._begun:
+        if self._filled or not self._begun:
             self._submit()  # an empty file has an empty frame
         self._begun = False
 
     def _submit(self) -> None:
-        frame, self._frame, self._begun = self._frame, bytearray(), True
-        self._waiting.append((self._shard, len(frame), self._pool.submit(self._codec.compress, frame)))
+        piece = self._frame[: self._filled]
+        self._waiting.append((self._shard, piece, self._pool.submit(self._codec.compress, piece)))
+        self._filled, self._begun = 0, True
         while len(self._waiting) > self._most:
             self._write_one()
+        self._frame = self._free.pop()
 
     def _write_one(self) -> None:
-        shard, size, future = self._waiting.popleft()
+        shard, piece, future = self._waiting.popleft()
         data = future.result()
         self._append(shard, memoryview(data))
         position, stored, last = self._written
-        self._written = (position + size, (stored if shard == last else 0) + len(data), shard)
+        self._written = (position + len(piece), (stored if shard == last else 0) + len(data), shard)
+        assert isinstance(piece.obj, bytearray)
+        self._free.append(memoryview(piece.obj))
 
     def state(self) -> tuple[int, int, int]:
         """Bytes of the output that are in frames written so far, bytes of the last shard's file, and that shard."""

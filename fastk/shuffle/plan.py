@@ -22,7 +22,7 @@ SMALLEST_MEMORY = {"c": 64 * MIB, "numba": 300 * MIB}
 INTERPRETER_GROWTH = 5 * MIB
 """What the interpreter may still grow by once the plan is made: thread stacks, small objects, late imports."""
 
-SMALLEST_WORKSPACE = 12 * MIB
+SMALLEST_WORKSPACE = 8 * MIB
 
 ENTRY_BYTES = 16
 """Memory that ordering takes for a record of a bucket."""

@@ -6,10 +6,8 @@ import ctypes
 import errno
 import fcntl
 import os
-import secrets
 import shutil
 import stat
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -120,7 +118,7 @@ class Scratch:
         with self._lock:
             for parent in self._parents[len(self._made) :]:
                 # Noted before it is made: a signal between the two must not leave it behind.
-                self._made.append(os.path.join(parent, PREFIX + (self._name or secrets.token_hex(8))))
+                self._made.append(os.path.join(parent, PREFIX + (self._name or os.urandom(8).hex())))
                 try:
                     self._make(self._made[-1])
                 except OSError as error:
@@ -279,5 +277,7 @@ def default_directory(output: str | None) -> str:
     if os.environ.get("TMPDIR"):
         return os.environ["TMPDIR"]
     if output is None:
+        import tempfile  # costs memory that most runs have better uses for
+
         return tempfile.gettempdir()
     return str(Path(output).resolve().parent)
