@@ -141,9 +141,13 @@ def _destination(inputs: Sequence[str], output: str) -> str:
     return output
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def _ignore() -> None:
     for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)  # cleaning up is not to be interrupted
+        signal.signal(each, signal.SIG_IGN)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    _ignore()  # cleaning up is not to be interrupted
     raise Interrupted(number)
 
 
@@ -197,6 +201,8 @@ def _clean(options: argparse.Namespace) -> int:
 
 def _run(command: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     jobs = _jobs(command, options)
+    for job in jobs:
+        job.before_commit = _ignore  # the outputs get their names together
     report = run_pair(jobs) if options.pair else jobs[0].run()
     if not options.quiet:
         for left in report.leftovers:

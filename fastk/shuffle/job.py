@@ -114,6 +114,7 @@ class Job:
         self._replaced: Output | None = None
         self._kept = False
         self._leftovers: list[str] = []
+        self.before_commit: Callable[[], None] = lambda: None
 
     def _check_together(self) -> None:
         """Refuse what the inputs or the output do not allow."""
@@ -222,7 +223,8 @@ class Job:
         if state is None:
             self._check_space(in_place)
         elsewhere = self._scratch.directory() if in_place and options.tmp else None
-        self._output.open(elsewhere, self._scratch.name, fresh=state is None)
+        complete = state is not None and state["phase"] == "commit"
+        self._output.open(elsewhere, self._scratch.name, fresh=state is None, complete=complete)
         if state is None or state["phase"] != "commit":
             if options.scratch == "none":
                 self._work_by_rereading()
@@ -250,6 +252,7 @@ class Job:
             ours = scratch.name is not None and scratch.name in os.path.basename(left.path)
             if options.clean:
                 left.remove()
+                self._leftovers.append(f"removed {left.path}")
             elif not ours:
                 self._leftovers.append(str(left))
         if not options.resume:
@@ -344,6 +347,7 @@ class Job:
             store = RegionStore(plan.fanout, self._scratch, *self._output.file, region)
         if state is not None:
             self._restore(source, files, state)
+            store = files
             if state["phase"] == "gather":
                 files.close()
                 return store
@@ -560,6 +564,7 @@ class Job:
 
     def commit(self) -> None:
         """Give the output its name."""
+        self.before_commit()
         self._output.commit(self._options.fsync)
         self._kept = False
 

@@ -29,6 +29,12 @@ class Journal:
 
     def save(self, state: dict[str, Any]) -> None:
         """Make sure that the state is on disk."""
+        try:
+            self._save(state)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.path) from error
+
+    def _save(self, state: dict[str, Any]) -> None:
         text = json.dumps(state).encode()
         data = f"{FORMAT} {_digest(text)}\n".encode() + text + b"\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW

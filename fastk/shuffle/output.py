@@ -82,7 +82,7 @@ class LocalFiles:
         """Where the output will be."""
         return os.path.dirname(self.target)
 
-    def open(self, directory: str | None, token: str | None, fresh: bool) -> None:
+    def open(self, directory: str | None, token: str | None, fresh: bool, complete: bool = False) -> None:
         """Make the file, or the directory for the shards; with a token, take over what is there under its name."""
         base = os.path.basename(self.target)[:MOST_NAME]
         # a name of its own, so that two runs with one output do not write into each other's file
@@ -91,6 +91,8 @@ class LocalFiles:
         self._kept = token is not None
         if self._kept and fresh:
             _remove(path)
+        if complete and not os.path.lexists(path):
+            return
         if self._sharded:
             try:
                 os.mkdir(path, 0o700)
@@ -121,6 +123,13 @@ class LocalFiles:
     def _open(self, shard: int) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(self.path(shard), flags | (0 if self._kept or self._sharded else os.O_EXCL), 0o600)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files so far."""
+        assert self.partial is not None
+        if not self._sharded:
+            return {"": os.stat(self.partial).st_size}
+        return {each.name: each.stat().st_size for each in os.scandir(self.partial) if each.name != RUN}
 
     def write_at(self, shard: int, data: memoryview, offset: int) -> None:
         """Write a piece where it belongs; any thread."""
@@ -160,8 +169,8 @@ class LocalFiles:
 
     def complete(self, count: int, size: int | None, fsync: bool) -> None:
         """All is written: sizes, permissions and, if asked, the disk."""
-        for fd in self._fds.values() if self._sharded else ():
-            os.close(fd)
+        while self._sharded and self._fds:
+            os.close(self._fds.popitem()[1])
         mode = 0o666 & ~_umask()
         for shard in range(count):
             fd = self._open(shard) if self._sharded else self._fds[0]
@@ -180,15 +189,14 @@ class LocalFiles:
     def commit(self, count: int, fsync: bool) -> None:
         """Give the files their names: all of them or, after an error, none."""
         self._close()
-        saved: list[tuple[str, str | None]] = []
+        saved: list[tuple[str, str, str | None]] = []
         try:
             for shard in range(count):
                 self._rename(self.path(shard), self.final(shard, count), saved)
         except BaseException:
-            for final, old in reversed(saved):
-                if old is None:
-                    os.unlink(final)
-                else:
+            for path, final, old in reversed(saved):
+                os.replace(final, path)
+                if old is not None:
                     os.replace(old, final)
             raise
         if self._sharded:
@@ -197,7 +205,7 @@ class LocalFiles:
         if fsync:
             sync_directory(self.directory)
 
-    def _rename(self, path: str, final: str, saved: list[tuple[str, str | None]]) -> None:
+    def _rename(self, path: str, final: str, saved: list[tuple[str, str, str | None]]) -> None:
         old = None
         if self._sharded and os.path.lexists(final):
             old = f"{path}.old"
@@ -207,7 +215,7 @@ class LocalFiles:
         if self._kept and not os.path.lexists(path):
             return  # an earlier run got as far as this
         os.replace(path, final)
-        saved.append((final, old))
+        saved.append((path, final, old))
 
     def paths(self, count: int) -> list[str]:
         """The files, while they are not complete."""
@@ -366,12 +374,18 @@ class Output:
         frames = 0 if self.codec is None else _Frames.memory(self.codec, threads)
         return frames + (self._files.memory if isinstance(self._files, RemoteFiles) else 0)
 
-    def open(self, directory: str | None = None, token: str | None = None, fresh: bool = True) -> None:
+    def open(
+        self, directory: str | None = None, token: str | None = None, fresh: bool = True, complete: bool = False
+    ) -> None:
         """Start writing, in a directory of the same file system (None: where the output will be).
 
-        A run that another one may go on with gives a token, and says whether it is to begin anew.
+        A run that another one may go on with gives a token, and says whether it is to begin anew, or whether all was
+        written and may have got its name.
         """
-        self._files.open(directory, token, fresh)
+        if self.local is not None:
+            self.local.open(directory, token, fresh, complete)
+        else:
+            self._files.open(directory, token, fresh)
         if self.codec is not None:
             self._frames = _Frames(self.codec, self.threads, self._append)
         if isinstance(self._files, RemoteFiles):
@@ -442,6 +456,12 @@ class Output:
 
     def sync(self) -> None:
         """What was written is on disk."""
+        try:
+            self._sync()
+        except OSError as error:
+            raise self._explained(error, 0) from error
+
+    def _sync(self) -> None:
         assert self.local is not None
         if self._frames is not None:
             before = self._stored[1]
@@ -455,14 +475,20 @@ class Output:
 
     def state(self) -> dict[str, Any]:
         """What is on disk since the last call of sync."""
-        return {"starts": self._starts, "durable": self._durable, "stored": self._stored}
+        assert self.local is not None
+        return {"starts": self._starts, "durable": self._durable, "stored": self._stored, "sizes": self.local.sizes()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on behind what was on disk then."""
         self._starts, self._durable = list(state["starts"]), state["durable"]
         self._stored = size, shard = tuple(state["stored"])
+        assert self.local is not None
+        now = self.local.sizes()
+        for name, least in state["sizes"].items():
+            if now.get(name, -1) < least:
+                why = "what the earlier run wrote is missing or cut short; --clean begins anew"
+                raise OSError(errno.EIO, why, self.local.partial)
         if self._frames is not None:
-            assert self.local is not None
             self.local.cut(shard, size)
             self._frames.restore(self._durable, size, shard)
             self.written = self._durable

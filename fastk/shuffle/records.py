@@ -112,8 +112,8 @@ class Source:
     def close(self) -> None:
         """Close what is open."""
         if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+            reader, self._reader = self._reader, None
+            reader.close()
         if self._spool is not None:
             os.close(self._spool[0])
             self._spool = None
@@ -202,8 +202,8 @@ class Source:
     def _end(self, view: memoryview, state: U64) -> int:
         """The input has ended: close it; how many bytes of a delimiter its last bytes, with their state, lack."""
         assert self._reader is not None
-        self._reader.close()
-        self._reader = None
+        reader, self._reader = self._reader, None
+        reader.close()
         source = self.inputs[self._index]
         source.unchanged()
         line, lines = int(state[2]), int(state[3])

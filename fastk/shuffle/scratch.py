@@ -10,7 +10,6 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from .plan import format_size
 
@@ -69,7 +68,10 @@ def read_exactly(fd: int, into: memoryview, offset: int, path: str) -> None:
     """Fill `into` from the file; OSError if it ends too early."""
     done = 0
     while done < len(into):
-        count = os.preadv(fd, [into[done:]], offset + done)
+        try:
+            count = os.preadv(fd, [into[done:]], offset + done)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from error
         if count == 0:
             raise OSError(errno.EIO, "the file has become shorter", path)
         done += count
@@ -262,6 +264,8 @@ def sync_directory(path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
     finally:
         os.close(fd)
 
@@ -272,12 +276,12 @@ def free_space(directory: str) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def default_directory(output: str | None) -> str:
-    """TMPDIR if it is set, else beside the output: /tmp is often small or in memory."""
+def default_directory(directory: str | None) -> str:
+    """TMPDIR if it is set, else the directory of the output: /tmp is often small or in memory."""
     if os.environ.get("TMPDIR"):
         return os.environ["TMPDIR"]
-    if output is None:
+    if directory is None:
         import tempfile  # costs memory that most runs have better uses for
 
         return tempfile.gettempdir()
-    return str(Path(output).resolve().parent)
+    return directory

@@ -275,11 +275,19 @@ class FileStore(Store):
             with self._lock:
                 fd = self._fds.get(index)
                 if fd is None:
-                    fd = self._fds[index] = self._scratch.create(self.path(index))
+                    fd = self._fds[index] = self._open(index)
         if self.compressed:
             self._write_compressed(fd, index, pieces, offset)
         else:
             self._scratch.write(fd, pieces, offset, self.path(index))
+
+    def _open(self, index: int) -> int:
+        path = self.path(index)
+        if self._kept and os.path.lexists(path):
+            fd = self._scratch.open(path)
+            os.ftruncate(fd, int(self.stored[index]))
+            return fd
+        return self._scratch.create(path)
 
     def _write_compressed(self, fd: int, index: int, pieces: list[memoryview], offset: int) -> None:
         for some in _portions(pieces, PIECE):
@@ -308,7 +316,10 @@ class FileStore(Store):
     def sync(self) -> None:
         """What was written is on disk."""
         for fd in self._fds.values():
-            os.fdatasync(fd)
+            try:
+                os.fdatasync(fd)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, self._scratch.directory()) from error
 
     def state(self) -> dict[str, list[int]]:
         """What is in the files, for a run that goes on with them."""

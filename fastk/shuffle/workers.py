@@ -64,22 +64,29 @@ class Crew:
                 pass
             except BaseException as error:
                 self._fail(error)
+            finally:
+                with self.changed:
+                    ended.append(True)
+                    self.changed.notify_all()
 
+        ended: list[bool] = []
         count = self.threads if threads is None else threads
         running = [threading.Thread(target=guarded, name=f"fastk-{i}", daemon=True) for i in range(count)]
         try:
             for thread in running:
                 thread.start()
-            for thread in running:
-                while thread.is_alive():
-                    thread.join(POLL_SECONDS)
-                    self._poll()
+            while len(ended) < count:
+                with self.changed:
+                    self.changed.wait_for(lambda: len(ended) == count, POLL_SECONDS)
+                self._poll()
         except BaseException as error:
             self._fail(error)
             raise
         finally:
-            for thread in running:
-                if thread.ident is not None:
-                    thread.join()
+            # Not by Thread.join, which takes a thread for ended when a signal's handler raised in it (bpo-45274). One
+            # that has no number yet sees that it is to stop before it does anything.
+            with self.changed:
+                while len(ended) < sum(thread.ident is not None for thread in running):
+                    self.changed.wait(POLL_SECONDS)
         if self._error is not None:
             raise self._error
