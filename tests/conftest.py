@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -113,6 +114,21 @@ def scratch_parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TMPDIR", str(parent))
         patch.setattr(tempfile, "tempdir", None)
         yield parent
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some 80 MB in 400 000 records of varied length."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    rng = np.random.default_rng(11)
+    text = rng.integers(32, 127, 2_000_000, dtype=np.uint8).tobytes()
+    lengths = rng.exponential(200, 400_000).astype(int).tolist()
+    starts = rng.integers(0, len(text) - 4000, 400_000).tolist()
+    with path.open("wb") as file:
+        for i in range(0, 400_000, 1000):
+            rows = zip(range(i, i + 1000), starts[i : i + 1000], lengths[i : i + 1000], strict=True)
+            file.write(b"".join(b"%d %s\n" % (n, text[s : s + m]) for n, s, m in rows))
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -202,8 +202,7 @@ def _become(request: dict[str, Any], shared: mmap.mmap) -> int:
     from fastk.shuffle import cli
 
     for number in HANDLED:
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(number, lambda number, frame: None)  # what comes before or after the command does nothing
     os.chdir(request["cwd"])
     os.umask(request["umask"])
     os.environ.update(request["environment"])
@@ -354,8 +353,9 @@ class Run:
     def kill(self) -> None:
         """End it if it has not ended."""
         if self.result is None:
-            self.send(signal.SIGKILL)
-            self.wait()
+            with contextlib.suppress(ProcessLookupError):
+                self.send(signal.SIGKILL)
+                self.wait()
 
 
 class FaultServer:

@@ -208,21 +208,6 @@ def test_a_marked_record_lands_anywhere(tmp_path: Path):
 # ---- the same bytes, whatever it runs on ----
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some 80 MB in 400 000 records of varied length."""
-    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
-    rng = np.random.default_rng(11)
-    text = rng.integers(32, 127, 2_000_000, dtype=np.uint8).tobytes()
-    lengths = rng.exponential(200, 400_000).astype(int).tolist()
-    starts = rng.integers(0, len(text) - 4000, 400_000).tolist()
-    with path.open("wb") as file:
-        for i in range(0, 400_000, 1000):
-            rows = zip(range(i, i + 1000), starts[i : i + 1000], lengths[i : i + 1000], strict=True)
-            file.write(b"".join(b"%d %s\n" % (n, text[s : s + m]) for n, s, m in rows))
-    return path
-
-
 def command(*arguments: str | Path, environment: dict[str, str] | None = None, **options) -> subprocess.Popen[bytes]:
     """Start the command in a process of its own."""
     return subprocess.Popen(

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,6 @@ import pytest
 from fault_server import LENGTHS, PLACES, READS, WRITES, Fault, FaultServer, Result, Run
 
 import fastk
-from fastk.shuffle import cli
 
 BACKEND = fastk.config()["backend"]
 SANITIZED = os.environ.get("FASTK_SANITIZED", "") not in ("", "0")
@@ -45,12 +46,13 @@ pytestmark = [
 
 BEFORE = b"what was here before\n"
 SEED = 20
-KILLS = 14
+KILLS = 9
 """Of each configuration that goes on after them."""
 SMALL_PARTS = {
     f"fastk.shuffle.{name}": size
     for name, size in {
         "plan.BUCKET_TARGET": 2 << 20,
+        "plan.BLOCK_TARGET": 1 << 20,
         "plan.BATCH_TARGET": 2 << 20,
         "scatter.BATCH_TARGET": 2 << 20,
         "plan.SEGMENT_BATCHES": 1,
@@ -61,13 +63,7 @@ SMALL_PARTS = {
 DECODERS = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 
 
-def knows(option: str) -> bool:
-    """Whether the command has an option."""
-    return option in cli.parser()._option_string_actions
-
-
-resuming = pytest.mark.skipif(not knows("--resume"), reason="--resume is not there yet")
-cleaning = pytest.mark.skipif(not knows("--clean"), reason="--clean is not there yet")
+needs_zstandard = pytest.mark.skipif(find_spec("zstandard") is None, reason="needs zstandard")
 
 
 # ---- what is shuffled, and what is to come out ----
@@ -136,14 +132,13 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
 class Site:
     """A directory in which runs read, write and leave things."""
 
-    def __init__(self, folder: Path, server: FaultServer, corpus: Corpus, tally: Tally) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, elsewhere: Path, server: FaultServer, corpus: Corpus, tally: Tally) -> None:
+        self.folder, self.elsewhere = folder, elsewhere
         self.corpus = corpus
         self.tally = tally
         self._server = server
         self._runs: list[Run] = []
         self.own: set[str] = set()
-        self.elsewhere = Path(tempfile.mkdtemp(dir="/dev/shm")) if Path("/dev/shm").is_dir() else folder / "elsewhere"
         self.clear()
 
     def clear(self) -> None:
@@ -159,7 +154,6 @@ class Site:
         for run in self._runs:
             run.kill()
         self.clear()
-        shutil.rmtree(self.elsewhere)
 
     @property
     def out(self) -> Path:
@@ -211,9 +205,15 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, server: FaultServer, corpus: Corpus, tally: Tally) -> Iterator[Site]:
-    site = Site(tmp_path, server, corpus, tally)
+    """On two file systems; that in memory is the main one, where it is large enough, for fsync costs nothing there."""
+    memory = Path("/dev/shm")
+    large = memory.is_dir() and shutil.disk_usage(memory).free > 1 << 30
+    fast = Path(tempfile.mkdtemp(dir=memory)) if large else tmp_path / "main"
+    fast.mkdir(exist_ok=True)
+    site = Site(fast, tmp_path / "elsewhere", server, corpus, tally)
     yield site
     site.close()
+    shutil.rmtree(fast)
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def decoded(path: Path) -> bytes:
     """What a file holds, by another library than the product's way to use it."""
     data = path.read_bytes()
     if path.suffix == ".zst":
-        zstandard = pytest.importorskip("zstandard")
+        zstandard = import_module("zstandard")
         with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
             return bytes(reader.read())
     return DECODERS.get(path.suffix, bytes)(data)
@@ -315,14 +315,20 @@ CASES = PLAIN | {
 }
 
 
+UNLIKE = {
+    name: CASES[name]
+    for name in ("beside the output", "other directory", "other file system", "shards", "zst shards", "one input")
+}
+"""Those that differ in what files they make, and where."""
+
+
 def cases(names: dict[str, Case]) -> pytest.MarkDecorator:
-    """Run for each of the cases; those that need an option that is not there yet are skipped."""
+    """Run for each of the cases, as far as the libraries are there."""
     return pytest.mark.parametrize(
         "case",
         [
-            pytest.param(case, id=name, marks=pytest.mark.skipif(
-                not (all(knows(option) for option in case.options if option[0] == "-") and
-                     (case.output.endswith("txt") or knows("--compress"))), reason="the options are not there yet"))
+            pytest.param(case, id=name, marks=[needs_zstandard] if case.output.endswith(".zst") or
+                         "--compress-scratch" in case.options else [])
             for name, case in names.items()
         ],
     )  # fmt: skip
@@ -331,7 +337,6 @@ def cases(names: dict[str, Case]) -> pytest.MarkDecorator:
 # ---- kill -9, and on ----
 
 
-@resuming
 @cases(CASES)
 def test_killed_runs_go_on(case: Case, site: Site):
     clean, seconds, files = learn(site, case, "--resume")
@@ -367,7 +372,6 @@ def killed_somewhere(site: Site, case: Case, calls: int, seconds: float, moments
     return result
 
 
-@resuming
 def test_what_is_done_is_not_done_again(site: Site):
     case = CASES["other directory"]
     clean, _, files = learn(site, case, "--resume")
@@ -380,7 +384,6 @@ def test_what_is_done_is_not_done_again(site: Site):
     site.check(files)
 
 
-@resuming
 def test_a_drawn_seed_is_kept(site: Site):
     run = site.run("--resume", "--json", seed=None, fault=Fault(20, "signal", functions=WRITES))
     assert run.signal == signal.SIGKILL
@@ -399,16 +402,16 @@ def test_a_drawn_seed_is_kept(site: Site):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_at_every_stage(number: signal.Signals, case: Case, site: Site):
     clean, seconds, files = learn(site, case)
-    for i, call in enumerate(spread(len(clean.trace), 10)):
+    for i, call in enumerate(spread(len(clean.trace), 20 if case == Case() else 6)):
         before = put_before(site, list(files))
         fault = Fault(call, "signal", number=number, when=("before", "after")[i % 2])
         result = site.run(*case.given(site), output=case.output, inputs=case.inputs, fault=fault)
         stopped_or_done(site, result, number, files, before)
-    for i in range(3):
+    for i in range(2):
         before = put_before(site, list(files))
         run = site.start(*case.given(site), output=case.output, inputs=case.inputs)
         run.begun()
-        time.sleep(seconds * i / 3)
+        time.sleep(seconds * 0.9 * (i + random.random()) / 2)
         run.send(number)
         site.tally.faults += 1
         stopped_or_done(site, run.wait(), number, files, before)
@@ -425,12 +428,11 @@ def stopped_or_done(
     site.clear()
 
 
-@resuming
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_runs_go_on(number: signal.Signals, site: Site):
     case = CASES["other directory"]
     clean, _, files = learn(site, case, "--resume")
-    for call in spread(len(clean.trace), 8):
+    for call in spread(len(clean.trace), 10):
         before = put_before(site, list(files))
         result = site.run(*case.given(site), "--resume", fault=Fault(call, "signal", number=number))
         assert result.status in (0, 128 + number), result
@@ -449,14 +451,14 @@ def failed(site: Site, result: Result, error: str, files: dict[str, bytes]) -> N
     """It failed, said why and where, and left the outputs that were there, and nothing else."""
     assert result.status == 1, result
     assert os.strerror(getattr(errno, error)) in result.error
-    assert names_a_path(site, result, files), result.error
+    assert names_a_path(site, result), result.error
     site.check(dict.fromkeys(files, BEFORE))
     assert site.left(*files) == []
 
 
-def names_a_path(site: Site, result: Result, files: dict[str, bytes]) -> bool:
+def names_a_path(site: Site, result: Result) -> bool:
     """Whether the message says where it happened."""
-    places = [*site.corpus.paths, site.folder, site.elsewhere, *files]
+    places = [*site.corpus.paths, site.folder, site.elsewhere, "out.txt"]
     return any(str(place) in result.error for place in places)
 
 
@@ -465,7 +467,7 @@ def test_no_space_at_any_write(case: Case, site: Site):
     clean, _, files = learn(site, case)
     writes = sum(clean.calls[name] for name in WRITES)
     put_before(site, list(files))
-    for call in spread(writes, 100 if case == Case() else 20):
+    for call in spread(writes, 100 if case == Case() else 10):
         fault = Fault(call, "fail", WRITES, error=("ENOSPC", "EDQUOT")[call % 2], lasting=call % 3 == 0)
         result = site.run(*case.given(site), output=case.output, inputs=case.inputs, fault=fault)
         if not result.fired:
@@ -477,12 +479,11 @@ def test_no_space_at_any_write(case: Case, site: Site):
         assert "free" in result.error
 
 
-@resuming
 @cases(CASES)
 def test_goes_on_when_there_is_space_again(case: Case, site: Site):
     clean, _, files = learn(site, case, "--resume")
     writes = sum(clean.calls[name] for name in WRITES)
-    for call in spread(writes, 6):
+    for call in spread(writes, 8 if case == Case() else 3):
         before = put_before(site, list(files))
         fault = Fault(call, "fail", WRITES, error="ENOSPC", lasting=True)
         result = site.run(*case.given(site), "--resume", output=case.output, inputs=case.inputs, fault=fault)
@@ -496,12 +497,11 @@ def test_goes_on_when_there_is_space_again(case: Case, site: Site):
         site.clear()
 
 
-@resuming
 @cases({name: CASES[name] for name in ("other directory", "shards", "shards elsewhere", "zst shards", "fsync")})
 def test_goes_on_after_errors_at_other_calls(case: Case, site: Site):
     clean, _, files = learn(site, case, "--resume")
     watched = (*PLACES, *LENGTHS)
-    for call in spread(sum(clean.calls[name] for name in watched), 12):
+    for call in spread(sum(clean.calls[name] for name in watched), 16 if case.shards else 8):
         before = put_before(site, list(files))
         fault = Fault(call, "fail", watched, error=("EIO", "EACCES", "ENOSPC")[call % 3])
         result = site.run(*case.given(site), "--resume", output=case.output, inputs=case.inputs, fault=fault)
@@ -528,30 +528,28 @@ def mounted(folder: Path, *options: str) -> Iterator[None]:
 @pytest.mark.parametrize("megabytes", [3, 12, 20])
 def test_a_small_file_system(full: str, megabytes: int, site: Site):
     with mounted(site.folder / full, "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs"):
-        other = {"out": "tmp", "tmp": "out"}[full]
         (site.out / "out.txt").write_bytes(BEFORE)
         options = ["-T", site.folder / "tmp"]
         result = site.run(*options)
         site.tally.faults += 1
         failed(site, result, "ENOSPC", {"out.txt": b""})
         assert str(site.folder / full) in result.error or "out.txt" in result.error
-        if knows("--resume"):
-            result = site.run(*options, "--resume")
-            site.tally.faults += 1
-            assert result.status == 1, result.error
-            site.check({"out.txt": BEFORE})
-            subprocess.run(["mount", "-o", "remount,size=100m", site.folder / full], check=True)
-            result = site.run(*options, "--resume")
-            assert result.status == 0, result.error
-            site.check(Case().contents(site.corpus))
-        assert site.left("out.txt") == [], other
+        result = site.run(*options, "--resume")
+        site.tally.faults += 1
+        assert result.status == 1, result.error
+        site.check({"out.txt": BEFORE})
+        subprocess.run(["mount", "-o", "remount,size=100m", site.folder / full], check=True)
+        result = site.run(*options, "--resume")
+        assert result.status == 0, result.error
+        site.check(Case().contents(site.corpus))
+        assert site.left("out.txt") == []
 
 
 @cases(CASES)
 def test_errors_at_any_read(case: Case, site: Site):
     clean, _, files = learn(site, case)
     put_before(site, list(files))
-    for call in spread(sum(clean.calls[name] for name in READS), 100 if case == Case() else 20):
+    for call in spread(sum(clean.calls[name] for name in READS), 100 if case == Case() else 10):
         fault = Fault(call, "fail", READS, error="EIO", lasting=call % 2 == 0)
         result = site.run(*case.given(site), output=case.output, inputs=case.inputs, fault=fault)
         if result.fired:
@@ -566,7 +564,7 @@ def test_errors_at_any_other_call(case: Case, site: Site):
     clean, _, files = learn(site, case)
     watched = (*PLACES, *LENGTHS)
     calls = sum(clean.calls[name] for name in watched)
-    for call in spread(calls, 60 if case == Case() else 15):
+    for call in spread(calls, 60 if case == Case() else 12):
         before = put_before(site, list(files))
         fault = Fault(call, "fail", watched, error=("EIO", "EACCES", "ENOSPC")[call % 3])
         result = site.run(*case.given(site), output=case.output, inputs=case.inputs, fault=fault)
@@ -583,11 +581,15 @@ def test_errors_at_any_other_call(case: Case, site: Site):
 def failed_or_told(
     site: Site, result: Result, error: str, name: str, files: dict[str, bytes], before: dict[str, bytes | None]
 ) -> None:
-    """It failed and named the error and the path; shards that had got their names may have kept them."""
+    """It failed and named the error and the path; what happens after the rename does not take it back."""
     assert result.status == 1, result
-    assert os.strerror(getattr(errno, error)) in result.error, (name, result.error)
-    assert name == "close" or names_a_path(site, result, files), (name, result.error)
-    site.check(files if len(files) > 1 else before, before)
+    if name != "close":  # shutil's own is not always reported
+        assert os.strerror(getattr(errno, error)) in result.error, (name, result.error)
+        assert names_a_path(site, result), (name, result.error)
+    if name == "close" or result.where == str(site.out):
+        site.check(files, before)
+    else:
+        site.check(before)
 
 
 @cases(CASES)
@@ -603,7 +605,7 @@ def test_short_counts_are_no_faults(case: Case, site: Site):
 # ---- what others do to its files ----
 
 
-@cases(CASES)
+@cases(UNLIKE)
 def test_scratch_is_removed_under_a_run(case: Case, site: Site):
     clean, _, files = learn(site, case)
     for call in spread(len(clean.trace), 8):
@@ -625,7 +627,7 @@ def test_scratch_is_removed_under_a_run(case: Case, site: Site):
 
 
 @pytest.mark.parametrize("where", ["out", "tmp"])
-@pytest.mark.parametrize("options", [(), pytest.param(("--resume",), marks=resuming)], ids=["", "resume"])
+@pytest.mark.parametrize("options", [(), ("--resume",)], ids=["", "resume"])
 def test_directory_that_is_read_only(where: str, options: tuple[str, ...], site: Site):
     folder = site.folder / where
     (site.out / "out.txt").write_bytes(BEFORE)
@@ -657,7 +659,6 @@ def test_two_runs_at_once(part: float, site: Site):
     assert site.left(*files) == []
 
 
-@resuming
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
 def test_a_run_that_is_alive_is_not_gone_on_with(part: float, site: Site):
     case = CASES["other directory"]
@@ -678,7 +679,6 @@ def test_a_run_that_is_alive_is_not_gone_on_with(part: float, site: Site):
     assert site.left(*files) == []
 
 
-@resuming
 def test_of_two_that_go_on_one_does(site: Site):
     case = CASES["other directory"]
     clean, _, files = learn(site, case, "--resume")
@@ -715,7 +715,6 @@ def refused(site: Site, result: Result, *words: str) -> None:
     assert all(word in result.error for word in words), result.error
 
 
-@resuming
 @pytest.mark.parametrize("change", ["size", "time", "another file", "gone", "order", "fewer", "more"])
 @pytest.mark.parametrize("part", [0.2, 0.8])
 def test_changed_inputs_are_refused(change: str, part: float, site: Site):
@@ -774,7 +773,6 @@ OTHER_OPTIONS = {
 }
 
 
-@resuming
 @pytest.mark.parametrize("part", [0.1, 0.7])
 def test_other_options_are_refused(part: float, site: Site):
     leave_half_done(site, part=part)
@@ -809,20 +807,21 @@ def kept(site: Site) -> Iterator[Callable[[], None]]:
             shutil.rmtree(each)
             shutil.copytree(aside / each.name, each)
 
-    yield put_back
-    shutil.rmtree(aside)
+    try:
+        yield put_back
+    finally:
+        shutil.rmtree(aside)
 
 
-@resuming
-@pytest.mark.parametrize("part", [0.15, 0.5, 0.9])
+@pytest.mark.parametrize("part", [0.15, 0.8])
 def test_damaged_journals_are_noticed(part: float, site: Site):
     leave_half_done(site, "-T", site.folder / "tmp", part=part)
     before, expected = put_before(site, ["out.txt"]), Case().contents(site.corpus)
     journal = journal_of(site)
     data = journal.read_bytes()
     with kept(site) as put_back:
-        damages = [data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :] for at in spread(len(data) - 1, 20)]
-        damages += [data[:length] for length in (0, 1, *spread(len(data) - 1, 10))]
+        damages = [data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :] for at in spread(len(data) - 1, 16)]
+        damages += [data[:length] for length in (0, 1, *spread(len(data) - 1, 5))]
         damages += [b"\0" * len(data), data + data, data + b"x", data[: len(data) // 2] + bytes(len(data) // 2)]
         for damaged in damages:
             put_back()
@@ -840,15 +839,14 @@ def test_damaged_journals_are_noticed(part: float, site: Site):
     site.check(expected)
 
 
-@resuming
-@pytest.mark.parametrize("part", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("part", [0.3, 0.8])
 @pytest.mark.parametrize("where", ["beside", "elsewhere"])
 def test_damaged_scratch_is_noticed(where: str, part: float, site: Site):
     options = () if where == "beside" else ("-T", site.folder / "tmp", "-T", site.elsewhere)
     leave_half_done(site, *options, part=part)
     before, expected = put_before(site, ["out.txt"]), Case().contents(site.corpus)
     files = [path for path in site.left("out.txt") if path.is_file()]
-    largest = sorted(files, key=lambda path: path.stat().st_size)[-6:]
+    largest = sorted(files, key=lambda path: path.stat().st_size)[-4:]
     with kept(site) as put_back:
         for path in largest:
             for damage in ("gone", "shorter", "empty", "longer"):
@@ -878,7 +876,6 @@ def dead_runs(site: Site, *options: str | Path, writes: int, count: int = 3) -> 
     return site.left()
 
 
-@cleaning
 @pytest.mark.parametrize("case", [CASES["beside the output"], CASES["several directories"]], ids=["beside", "spread"])
 def test_clean_removes_what_dead_runs_left(case: Case, site: Site):
     clean, _, files = learn(site, case)
@@ -899,7 +896,6 @@ def test_clean_removes_what_dead_runs_left(case: Case, site: Site):
     assert site.left("other.txt") == []
 
 
-@cleaning
 @pytest.mark.parametrize("case", [CASES["beside the output"], CASES["other directory"]], ids=["beside", "elsewhere"])
 def test_a_run_names_what_dead_ones_left(case: Case, site: Site):
     clean, _, files = learn(site, case)
@@ -919,7 +915,6 @@ def test_a_run_names_what_dead_ones_left(case: Case, site: Site):
     assert site.left("out.txt") == []
 
 
-@cleaning
 def test_clean_leaves_other_things_alone(site: Site):
     strangers = {
         "fastk-shuffle-file": b"a file of somebody else\n",
@@ -943,7 +938,7 @@ def test_clean_leaves_other_things_alone(site: Site):
 # ---- who else may read or redirect it ----
 
 
-@cases(CASES)
+@cases(UNLIKE)
 def test_scratch_is_private(case: Case, site: Site):
     clean, _, files = learn(site, case)
     for call in spread(len(clean.trace), 6):
@@ -965,7 +960,7 @@ def assert_private(site: Site) -> None:
                 assert path.lstat().st_mode & 0o077 == 0 or path.name.endswith(".partial"), path
 
 
-@cases(CASES)
+@cases(UNLIKE)
 @pytest.mark.parametrize("umask", [0o027, 0o077])
 def test_outputs_follow_umask(umask: int, case: Case, site: Site):
     names = case.contents(site.corpus)
@@ -973,7 +968,6 @@ def test_outputs_follow_umask(umask: int, case: Case, site: Site):
     assert {(site.out / name).stat().st_mode & 0o777 for name in names} == {0o666 & ~umask}
 
 
-@resuming
 @pytest.mark.parametrize("where", ["beside the output", "other directory"])
 def test_planted_links_are_not_followed(where: str, site: Site):
     case = CASES[where]
@@ -981,6 +975,7 @@ def test_planted_links_are_not_followed(where: str, site: Site):
     left = site.left()
     folders = [path for path in left if path.is_dir()]
     files = [path for path in left if not path.is_dir()]
+    files = [path for path in files if not path.name.startswith("b")] + files[:3]
     assert calls
     victim, data = site.folder / "victim", b"somebody's\n" * 1000
     for path in (*folders, *files):
@@ -1006,7 +1001,6 @@ def test_planted_links_are_not_followed(where: str, site: Site):
             assert victim.read_bytes() == data
 
 
-@resuming
 @pytest.mark.parametrize("how", ["open to all", "a file", "somebody else's"])
 def test_a_directory_that_is_not_private_is_not_used(how: str, site: Site):
     case = CASES["other directory"]

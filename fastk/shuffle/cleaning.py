@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from .scratch import PREFIX, RUN, lock
 OWN_NAME = re.compile(re.escape(PREFIX) + r"[0-9a-f]{16}")
 PARTIAL_NAME = re.compile(r"\..+\.[0-9a-f]{12,16}" + re.escape(PARTIAL))
 JOURNAL = "journal"
+JUST_MADE = 60
+"""Seconds for which a directory without a file in it may be that of a run that has just begun."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,14 @@ class Leftover:
         return f"{self.path}: left by {what} ({format_size(self.size)}); --clean removes it"
 
     def remove(self) -> None:
-        """Remove it."""
-        if os.path.isdir(self.path) and not os.path.islink(self.path):
-            shutil.rmtree(self.path, ignore_errors=True)
-        else:
-            with contextlib.suppress(FileNotFoundError):
+        """Remove it, unless a run has gone on with it meanwhile."""
+        with contextlib.suppress(OSError):
+            if os.path.isdir(self.path) and not os.path.islink(self.path):
+                fd = lock(os.path.join(self.path, RUN))
+                if fd is not None:
+                    shutil.rmtree(self.path, ignore_errors=True)
+                    os.close(fd)
+            else:
                 os.unlink(self.path)
 
 
@@ -67,7 +73,9 @@ def _inspect(path: str) -> list[Leftover]:
         return []
     if stat.S_ISDIR(status.st_mode):
         if not os.path.lexists(os.path.join(path, RUN)):
-            return []  # it has just been made, or is not of this program
+            if os.listdir(path) or time.time() - status.st_mtime < JUST_MADE:
+                return []  # it is not of this program, or has just been made
+            return [Leftover(path, 0, False)]
         fd = lock(os.path.join(path, RUN))
     elif stat.S_ISREG(status.st_mode):
         fd = lock(path)

@@ -160,6 +160,17 @@ def _write_json(report: ShuffleReport, where: str) -> None:
             file.write(text)
 
 
+def _check_place(path: str) -> None:
+    """OSError unless a report can be written there, once all is done."""
+    directory = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directory)
+    if not os.access(path if os.path.lexists(path) else directory, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
 def explain(error: BaseException) -> str:
     """One line that says what failed and where."""
     if isinstance(error, OSError) and error.strerror:
@@ -175,24 +186,32 @@ def _jobs(command: argparse.ArgumentParser, options: argparse.Namespace) -> list
         count, odd = divmod(len(options.paths), 2)
         if odd or not count:
             command.error("--pair takes as many outputs as inputs")
-        runs = [([source], target) for source, target in zip(options.paths[:count], options.paths[count:], strict=True)]
+        pairs = zip(options.paths[:count], options.paths[count:], strict=True)
+        runs = [([source], _destination([source], target)) for source, target in pairs]
         if len({os.path.realpath(target) for _, target in runs}) < count:
             command.error("--pair: the outputs have to be different files")
     else:
         *inputs, output = options.paths
         if not inputs:
             command.error("INPUT and OUTPUT are both needed, as for cp")
-        runs = [(inputs, output)]
+        runs = [(inputs, _destination(inputs, output))]
     try:
-        return [Job(make_options(inputs, _destination(inputs, output), **given)) for inputs, output in runs]
+        return [Job(make_options(inputs, output, **given)) for inputs, output in runs]
     except InputFormatError:
         raise
     except (TypeError, ValueError) as error:
-        command.error(str(error))
+        # The names of Python's keywords, as they are written here.
+        names = "|".join(sorted(given, key=len, reverse=True))
+        command.error(
+            re.sub(rf"^({names})\b|(?<=and )({names})\b", lambda m: "--" + m[0].replace("_", "-"), str(error))
+        )
 
 
 def _clean(options: argparse.Namespace) -> int:
-    places = options.tmp or [os.environ.get("TMPDIR") or ".", "."]
+    for directory in options.tmp:
+        if not os.path.isdir(directory):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), directory)
+    places = [*options.tmp, os.environ.get("TMPDIR") or ".", "."]
     for removed in clean(places):
         if not options.quiet:
             print(f"fastk-shuffle: removed {removed}", file=sys.stderr)
@@ -201,10 +220,12 @@ def _clean(options: argparse.Namespace) -> int:
 
 def _run(command: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     jobs = _jobs(command, options)
+    if options.json not in (None, "-"):
+        _check_place(options.json)
     for job in jobs:
         job.before_commit = _ignore  # the outputs get their names together
     report = run_pair(jobs) if options.pair else jobs[0].run()
-    if not options.quiet:
+    if not options.quiet and options.json != "-":
         for left in report.leftovers:
             print(f"fastk-shuffle: {left}", file=sys.stderr)
     if options.json is not None:

@@ -114,6 +114,15 @@ class _Identity:
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Bytes looked at, delimiters among them, and about how many bytes there are as they are read."""
+
+    size: int
+    found: int
+    estimate: int | None
+
+
 class Input:
     """One input, checked before anything is written.
 
@@ -213,15 +222,19 @@ class Input:
             except FileNotFoundError:
                 raise InputChangedError(self.path) from None
 
-    def sample(self) -> tuple[list[bytes], int | None]:
-        """Pieces of it, and an estimate of its bytes as they are read."""
-        if self.seekable and self.stored:
-            at = sorted({self.stored * i // SAMPLES for i in range(SAMPLES)} if self.stored > SAMPLE_BYTES else {0})
-            return [self._piece(each, SAMPLE_BYTES)[0] for each in at], self.stored
+    def sample(self, delimiter: bytes, pieces: int) -> Sample:
+        """Look at so many pieces of it."""
         if not self.rereadable or self.remote is not None or not self.stored:
-            return [], self.size
-        piece, used = self._piece(0, SAMPLES * SAMPLE_BYTES)
-        return [piece], int(self.stored * (len(piece) / max(used, 1)))
+            return Sample(0, 0, self.size)
+        sampled = found = read = 0
+        at = {0}
+        if self.seekable and self.stored > SAMPLE_BYTES:
+            at = {self.stored * i // pieces for i in range(pieces)}
+        for each in sorted(at):
+            piece, used = self._piece(each, SAMPLE_BYTES * (1 if self.seekable else pieces))
+            sampled, found, read = sampled + len(piece), found + piece.count(delimiter), used
+        estimate = self.stored if self.codec is None else int(self.stored * (sampled / max(read, 1)))
+        return Sample(sampled, found, estimate)
 
     def _piece(self, at: int, most: int) -> tuple[bytes, int]:
         """Up to so many bytes from `at` on, and how many stored ones were read for them."""
@@ -242,7 +255,13 @@ class Inputs:
     """All inputs, in the order given."""
 
     def __init__(
-        self, paths: Sequence[str], mem: int, codec: Codec | None = None, named: bool = True
+        self,
+        paths: Sequence[str],
+        mem: int,
+        delimiter: bytes = b"\n",
+        lines: int = 1,
+        codec: Codec | None = None,
+        named: bool = True,
     ) -> None:
         """With `named` False, they are the local files of one output: all with the given codec, and with one header."""
         self.headed = named
@@ -255,9 +274,12 @@ class Inputs:
                 each.limit = max(each.codec.decoder_memory, min(MOST_DECODER, mem // DECODER_SHARE))
         self.seekable = all(each.seekable for each in self.all)
         self.rereadable = all(each.rereadable for each in self.all)
-        samples = [each.sample() for each in self.all]
-        self._samples = [piece for pieces, _ in samples for piece in pieces]
-        guesses = [guess for _, guess in samples if guess is not None]
+        pieces = max(1, SAMPLES // len(self.all))
+        samples = [each.sample(delimiter, pieces) for each in self.all] if named else []
+        found = sum(each.found for each in samples) / lines
+        self.mean_record = max(1.0, sum(each.size for each in samples) / max(found, 1))
+        """Estimate of the mean size of records, from samples spread over the inputs. It affects speed alone."""
+        guesses = [each.estimate for each in samples if each.estimate is not None]
         self.estimate = sum(guesses) if len(guesses) == len(samples) else None
         """About how many bytes they are together; None if nobody knows."""
 
@@ -285,11 +307,6 @@ class Inputs:
     def memory(self) -> int:
         """Bytes that reading takes beside the buffers."""
         return max((each.limit or 0) + (0 if each.remote is None else each.remote.memory) for each in self.all)
-
-    def mean_record(self, delimiter: bytes, lines: int) -> float:
-        """Estimate of the mean record size, from samples spread over the inputs. It affects speed alone."""
-        found = sum(piece.count(delimiter) for piece in self._samples) / lines
-        return max(1.0, sum(map(len, self._samples)) / max(found, 1))
 
     @property
     def identities(self) -> list[object]:

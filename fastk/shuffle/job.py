@@ -35,7 +35,7 @@ from .records import NEVER, Source
 from .report import Progress, ShuffleReport, merge_reports
 from .scatter import BINS, FirstRecords, Key, Scatter, StoreFullError
 from .scratch import PAGE, NoSpaceError, Scratch, default_directory, free_space
-from .stores import Bucket, FileStore, MemoryStore, RegionStore, Store
+from .stores import SCRATCH_MEMORY, Bucket, FileStore, MemoryStore, RegionStore, Store
 from .verify import VerificationError, Verifier, forget
 from .workers import Crew
 
@@ -78,7 +78,8 @@ class Job:
         self.seed = _drawn_seed() if options.seed is None else options.seed
         self._threads = options.threads or get_num_threads()
         self._progress = Progress(options.progress)
-        self._inputs = Inputs(options.inputs, options.mem)
+        form = options.format
+        self._inputs = Inputs(options.inputs, options.mem, form.delimiter, form.lines)
         self._output = Output(options.output, options.codec, options.shards, options.records_per_shard)
         self._check_together()
         directory = self._output.directory
@@ -87,8 +88,7 @@ class Job:
             if not os.path.isdir(each):
                 raise NotADirectoryError(errno.ENOTDIR, "no such directory for scratch files", each)
         kernels.bind(KERNELS)
-        form = options.format
-        self._mean = float(form.size or self._inputs.mean_record(form.delimiter, form.lines))
+        self._mean = float(form.size or self._inputs.mean_record)
         self._total = self._inputs.total
         self._workspace_size = self._check_memory()
         self._given_plan = plan
@@ -98,6 +98,7 @@ class Job:
         name = _token(self._output) if options.resume else None
         self._framed = int((self._expected() or 0) * (1 + WORD_BYTES / self._mean))
         self._scratch = Scratch(self._directories, self._framed, name)
+        self.own: set[str] = set() if name is None else {name}
         self._journal: Journal | None = None
         self._lock = threading.Lock()
         self._first: FirstRecords | None = None
@@ -137,10 +138,11 @@ class Job:
         """Bytes for the workspace; on fewer threads, if compression leaves too little else."""
         while True:
             codecs = self._inputs.memory + self._output.memory(self._threads)
+            codecs += SCRATCH_MEMORY * (self._threads + 1) if self._options.compress_scratch else 0
             try:
                 return check_memory(self._options.mem, self._settings["backend"], codecs)
             except ValueError:
-                if self._output.codec is None or self._threads == 1:
+                if codecs == self._inputs.memory or self._threads == 1:
                     raise
                 self._threads -= 1
 
@@ -236,11 +238,15 @@ class Job:
                 self._verify()
             if self._journal is not None and self._source is not None:
                 source = self._source.state()
-                self._save("commit", shards=self._output.shards.count, written=self._output.written, source=source)
+                self._save(
+                    "commit", shards=self._output.shards.count, written=self._output.written, source=source,
+                    identities=self._output.identities(),
+                )  # fmt: skip
         else:
             self._source = self._new_source(None)
             self._source.restore(state["source"])
             self._output.shards.count, self._output.written = state["shards"], state["written"]
+            self._output.check_identities(state["identities"])
         self._workspace.reset()
         self._workspace.give_back(0, self._workspace.size)
 
@@ -249,7 +255,7 @@ class Job:
         options, scratch = self._options, self._scratch
         places = [*self._directories, *([self._output.directory] if self._output.directory else [])]
         for left in leftovers(places):
-            ours = scratch.name is not None and scratch.name in os.path.basename(left.path)
+            ours = any(name in os.path.basename(left.path) for name in self.own)
             if options.clean:
                 left.remove()
                 self._leftovers.append(f"removed {left.path}")
@@ -546,11 +552,11 @@ class Job:
         for path in paths:
             forget(path)
         form = replace(self._options.format, repair=False, header=self._source.header_lines)
-        files = Inputs(paths, self._options.mem, self._output.codec, named=False)
-        verifier = Verifier(files, form, self._plan, self._workspace, self._crew)
         self._progress.phase("verifying", self._output.written)
-        self._measure = lambda: verifier.source.bytes_read
         try:
+            files = Inputs(paths, self._options.mem, codec=self._output.codec, named=False)
+            verifier = Verifier(files, form, self._plan, self._workspace, self._crew)
+            self._measure = lambda: verifier.source.bytes_read
             verifier.run()
         except (ValueError, OSError) as error:
             raise VerificationError(self._output.name, str(error)) from error
@@ -626,11 +632,12 @@ class Job:
 
 
 def run_pair(jobs: Sequence[Job]) -> ShuffleReport:
-    """Shuffle files that belong together, line by line; all outputs get their names, or none."""
+    """Shuffle files that belong together, line by line; no output gets its name before all are complete."""
     reports = []
+    own = {name for job in jobs for name in job.own}
     try:
         for job in jobs:
-            job.seed = jobs[0].seed
+            job.seed, job.own = jobs[0].seed, own
             job.work()
             if job.seed != jobs[0].seed:
                 raise ValueError(f"pair: the run that was killed had another seed for {job.output}")

@@ -16,6 +16,9 @@ STANDARD = "-"
 """Standard input or output."""
 MOST_DELIMITER = 255
 """Bytes of a delimiter: what buffers keep free behind a block."""
+MOST = 2**62
+"""Records, lines or bytes that an option can ask for."""
+MOST_SHARDS = 1_000_000
 APPEND_NEWLINE = ("auto", "never")
 SCRATCH = ("auto", "none")
 COMPRESS = ("auto", "none", *CODECS)
@@ -114,13 +117,14 @@ def make_options(
     _choice("append_newline", append_newline, APPEND_NEWLINE)
     _choice("compress", compress, COMPRESS)
     _choice("scratch", scratch, SCRATCH)
-    shards, records_per_shard = _count(shards, "shards"), _count(records_per_shard, "records_per_shard")
+    shards = None if shards is None else integer(shards, "shards", 1, MOST_SHARDS)
+    records_per_shard = _count(records_per_shard, "records_per_shard")
     form = _format(null, delimiter, lines_per_record, record_size, header, append_newline)
     piped = STANDARD in sources
     if resume:
-        _excluded("resume", scratch_none=scratch == "none", standard_input=piped)
+        _excluded("resume", **{"scratch='none'": scratch == "none", "standard input": piped})
     if scratch == "none":
-        _excluded("scratch='none'", inverse=inverse, compress_scratch=compress_scratch, standard_input=piped)
+        _excluded("scratch='none'", inverse=inverse, compress_scratch=compress_scratch, **{"standard input": piped})
     if inverse:
         _excluded("inverse", head_count=head_count is not None)
         if seed is None:
@@ -140,15 +144,16 @@ def make_options(
     return Options(
         sources, target, parse_size(mem), None if seed is None else check_seed(seed),
         None if threads is None else integer(threads, "threads", 1), paths_of(tmp, "tmp"), progress, form,
-        None if head_count is None else integer(head_count, "head_count", 0), bool(inverse), shards, records_per_shard,
-        codec, bool(compress_scratch), scratch, bool(resume), bool(clean), bool(verify), bool(fsync), asked,
+        None if head_count is None else integer(head_count, "head_count", 0, MOST), bool(inverse), shards,
+        records_per_shard, codec, bool(compress_scratch), scratch, bool(resume), bool(clean), bool(verify),
+        bool(fsync), asked,
     )  # fmt: skip
 
 
 def _format(
     null: bool, delimiter: bytes | None, lines: int, size: int | None, header: int, append_newline: str
 ) -> RecordFormat:
-    lines, header = integer(lines, "lines_per_record", 1), integer(header, "header", 0)
+    lines, header = integer(lines, "lines_per_record", 1, MOST), integer(header, "header", 0, MOST)
     if delimiter is not None:
         if not isinstance(delimiter, bytes | bytearray | memoryview):
             raise TypeError(f"delimiter={delimiter!r}: bytes are needed")
@@ -157,7 +162,7 @@ def _format(
             raise ValueError(f"delimiter: of {len(delimiter)} bytes; allowed are 1 to {MOST_DELIMITER}")
         _excluded("delimiter", null=null)
     if size is not None:
-        size = integer(size, "record_size", 1)
+        size = integer(size, "record_size", 1, MOST)
         _excluded("record_size", null=null, delimiter=delimiter is not None, lines_per_record=lines != 1)
     ending = b"\0" if null else b"\n" if delimiter is None else delimiter
     return RecordFormat(ending, lines, size, header, append_newline == "auto")
@@ -184,10 +189,10 @@ def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _count(value: int | None, name: str) -> int | None:
-    return None if value is None else integer(value, name, 1)
+    return None if value is None else integer(value, name, 1, MOST)
 
 
 def _excluded(first: str, **others: bool) -> None:
     for name, given in others.items():
         if given:
-            raise ValueError(f"{first} and {name.replace('_', ' ')} exclude each other")
+            raise ValueError(f"{first} and {name} exclude each other")

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .codecs import Codec, strip_suffix
-from .options import STANDARD
+from .inputs import InputFormatError
+from .options import MOST_SHARDS, STANDARD
 from .places import RemoteWriter, is_url, local_path
 from .scratch import NO_SPACE, RUN, NoSpaceError, check_private, lock, sync_directory, take_lock, write_pieces
 
@@ -43,6 +44,11 @@ class Shards:
         self._records = records
         if self._records_per_shard is not None:
             self.count = max(1, -(-records // self._records_per_shard))
+            if self.count > MOST_SHARDS:
+                raise InputFormatError(
+                    f"records_per_shard={self._records_per_shard}: {records} records would make {self.count} files; "
+                    f"allowed are {MOST_SHARDS}"
+                )
 
     def rank(self, shard: int) -> int:
         """Number of the first record of a shard."""
@@ -70,7 +76,7 @@ class LocalFiles:
         self._locked: int | None = None
         self._kept = False
         beside = os.path.dirname(self.target)
-        if os.path.isdir(self.target):
+        if os.path.isdir(self.target) or name.endswith("/"):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
         if not os.path.isdir(beside):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), beside)
@@ -207,6 +213,8 @@ class LocalFiles:
 
     def _rename(self, path: str, final: str, saved: list[tuple[str, str, str | None]]) -> None:
         old = None
+        if os.path.isdir(final):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), final)
         if self._sharded and os.path.lexists(final):
             old = f"{path}.old"
             with contextlib.suppress(FileNotFoundError):
@@ -532,6 +540,20 @@ class Output:
             self._frames.stop()
         self.local.leave()
 
+    def identities(self) -> list[list[int]]:
+        """What tells the complete files from others; a rename leaves it as it is."""
+        return [_identity(path) for path in self.paths()]
+
+    def check_identities(self, identities: list[list[int]]) -> None:
+        """OSError unless the files that an earlier run completed are there, with or without their names."""
+        assert self.local is not None
+        count = self.shards.count or 1
+        for shard, (path, identity) in enumerate(zip(self.paths(), identities, strict=True)):
+            final = self.local.final(shard, count)
+            if not any(os.path.lexists(each) and _identity(each) == identity for each in (path, final)):
+                why = "what the earlier run wrote is missing or was changed; --clean begins anew"
+                raise OSError(errno.EIO, why, final)
+
     def paths(self) -> list[str]:
         """The files, while they have not got their names."""
         assert self.local is not None
@@ -629,6 +651,11 @@ class _Frames:
         """Drop what is not written."""
         self._waiting.clear()
         self._pool.shutdown(cancel_futures=True)
+
+
+def _identity(path: str) -> list[int]:
+    status = os.lstat(path)
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _remove(path: str) -> None:

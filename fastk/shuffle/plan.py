@@ -23,6 +23,8 @@ INTERPRETER_GROWTH = 5 * MIB
 """What the interpreter may still grow by once the plan is made: thread stacks, small objects, late imports."""
 
 SMALLEST_WORKSPACE = 8 * MIB
+MOST_WORKSPACE = 1 << 42
+"""What can be asked of any system, which gives it page by page."""
 
 ENTRY_BYTES = 16
 """Memory that ordering takes for a record of a bucket."""
@@ -115,7 +117,8 @@ class Workspace:
     def __init__(self, size: int) -> None:
         self.size = size
         # Private, because shared memory would come in small pages.
-        self._map = mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        self._map = mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=flags)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 self._map.madvise(mmap.MADV_HUGEPAGE)
@@ -237,7 +240,7 @@ def check_memory(mem: int, backend: str, codecs: int = 0) -> int:
             f"{' (its compiler; the C core works from 64M)' if backend == 'numba' else ''}"
         )
     resident = resident_memory()[0]
-    workspace = mem - resident - INTERPRETER_GROWTH - mem // 64 - codecs
+    workspace = min(mem - resident - INTERPRETER_GROWTH - mem // 64 - codecs, MOST_WORKSPACE)
     if workspace < SMALLEST_WORKSPACE:
         needed = -(-(resident + INTERPRETER_GROWTH + SMALLEST_WORKSPACE + codecs) * 64 // 63 // MIB)
         if codecs:

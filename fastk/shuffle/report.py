@@ -96,7 +96,8 @@ class ShuffleReport:
             f"Shuffled {self.records:,} record{'' if self.records == 1 else 's'} ({format_size(self.bytes_out)}) "
             f"{where} in {self.seconds:.3g} s ({format_size(self.rate)}/s) on {self.threads} thread"
             f"{'' if self.threads == 1 else 's'} of {on}. Peak memory {format_size(self.peak_memory)} of the "
-            f"{format_size(self.memory)} allowed. {'Verified. ' if self.verified else ''}Seed {self.seed}: the same "
+            f"{format_size(self.memory)} allowed. {'Resumed. ' if self.resumed else ''}"
+            f"{'Verified. ' if self.verified else ''}Seed {self.seed}: the same "
             "seed and records give the same order again.",
             width=100,
             break_long_words=False,

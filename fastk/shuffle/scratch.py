@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -9,6 +10,7 @@ import os
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from .plan import format_size
@@ -20,6 +22,8 @@ MOST_PIECES = 1024
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 PREFIX = "fastk-shuffle-"
 """What the names of private directories begin with."""
+BUSY_SECONDS = 0.3
+"""How long a lock is waited for, which whoever looks for leftovers may hold for an instant."""
 RUN = "run"
 """The file in them that a live run holds locked."""
 
@@ -36,12 +40,12 @@ class NoSpaceError(OSError):
     """
 
     def __init__(self, cause: OSError, path: str, what: str, missing: int, advice: str) -> None:
-        directory = os.path.dirname(path) or "."
-        try:
-            free = f", where {format_size(shutil.disk_usage(directory).free)} is free"
-        except OSError:
-            free = ""
-        least = f"{format_size(missing)} ({missing} bytes) more was needed" if missing else "more was needed"
+        free = ""
+        with contextlib.suppress(OSError):
+            if os.path.dirname(path) and not path.startswith("/dev/"):
+                free = f", where {format_size(free_space(os.path.dirname(path)))} is free"
+        exactly = f" ({missing} bytes)" if missing >= 1024 else ""
+        least = f"{format_size(missing)}{exactly} more was needed" if missing else "more was needed"
         why = os.strerror(cause.errno or 0)
         super().__init__(cause.errno, f"{why} while writing {what}: {least}{free}; {advice}", path)
         self.missing = missing
@@ -137,9 +141,11 @@ class Scratch:
             if self._name is None:
                 raise
             check_private(path)
-        fd = lock(os.path.join(path, RUN))
-        if fd is None:
-            raise BusyError(path)
+        until = time.monotonic() + BUSY_SECONDS
+        while (fd := lock(os.path.join(path, RUN))) is None:
+            if time.monotonic() > until:
+                raise BusyError(path)
+            time.sleep(BUSY_SECONDS / 10)
         self._opened.append(fd)
 
     def path(self, name: str, index: int = 0) -> str:

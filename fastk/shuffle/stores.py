@@ -20,6 +20,8 @@ from .scratch import PAGE, Scratch, punch_hole, read_exactly
 
 PIECE = 512 * 1024
 """Bytes of scratch that are compressed at a time."""
+SCRATCH_MEMORY = 3 << 20
+"""Memory that a thread takes for that."""
 PIECE_HEADER = struct.Struct("=QII")
 """Offset of a compressed piece among the bucket's frames, its bytes there and as they are stored."""
 Extent = tuple[int, int]
