@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -76,14 +77,17 @@ def _inspect(path: str) -> list[Leftover]:
             if os.listdir(path) or time.time() - status.st_mtime < JUST_MADE:
                 return []  # it is not of this program, or has just been made
             return [Leftover(path, 0, False)]
-        fd = lock(os.path.join(path, RUN))
+        locked = os.path.join(path, RUN)
     elif stat.S_ISREG(status.st_mode):
-        fd = lock(path)
+        locked = path
     else:
         return []
-    if fd is None:
-        return []
-    os.close(fd)
+    fd = os.open(locked, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        # Where this fails a run is alive, or, on a file system without locks, may be.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(fd)
     return [Leftover(path, _size(path), os.path.exists(os.path.join(path, JOURNAL)))]
 
 

@@ -106,6 +106,7 @@ class Job:
         self._depth = 1
         self._reads = 1
         self._check = 0
+        self._checksum: str | None = None
         self._done: list[Bucket] = []
         self._released: set[int] = set()
         self._unsaved = 0
@@ -240,13 +241,14 @@ class Job:
                 source = self._source.state()
                 self._save(
                     "commit", shards=self._output.shards.count, written=self._output.written, source=source,
-                    identities=self._output.identities(),
+                    identities=self._output.identities(), checksum=self._checksum,
                 )  # fmt: skip
         else:
             self._source = self._new_source(None)
             self._source.restore(state["source"])
             self._output.shards.count, self._output.written = state["shards"], state["written"]
             self._output.check_identities(state["identities"])
+            self._checksum = state["checksum"]
         self._workspace.reset()
         self._workspace.give_back(0, self._workspace.size)
 
@@ -566,6 +568,7 @@ class Job:
             raise VerificationError(self._output.name, f"{verifier.records} records instead of {self.records}")
         if verifier.check != self._check % MODULUS:
             raise VerificationError(self._output.name, "the checksum of the records is not that of the input's")
+        self._checksum = f"{verifier.check:032x}"
         self._progress.close()
 
     def commit(self) -> None:
@@ -619,6 +622,7 @@ class Job:
             reads=self._reads,
             resumed=self._resumed,
             verified=self._options.verify,
+            checksum=self._checksum,
             peak_memory=resident_memory()[1],
             memory=self._options.mem,
             seconds=time.monotonic() - self._started,

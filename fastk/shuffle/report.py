@@ -37,6 +37,8 @@ class ShuffleReport:
         Whether this went on where a killed run was.
     verified : bool
         Whether the output was read again, and held the records of the input.
+    checksum : str or None
+        If so, the sum of the records' hashes, in 32 hexadecimal digits; None for a pair.
     peak_memory : int
         Peak resident memory of the process in bytes, interpreter included.
     memory : int
@@ -65,6 +67,7 @@ class ShuffleReport:
     reads: int
     resumed: bool
     verified: bool
+    checksum: str | None
     peak_memory: int
     memory: int
     seconds: float
@@ -119,6 +122,7 @@ def merge_reports(reports: Sequence[ShuffleReport]) -> ShuffleReport:
         outputs=tuple(name for each in reports for name in each.outputs),
         leftovers=tuple(dict.fromkeys(left for each in reports for left in each.leftovers)),
         resumed=any(each.resumed for each in reports),
+        checksum=None,
     )  # fmt: skip
 
 
