@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from shuffle_oracle import Form
 from test_shuffle import make_job, plans, tiny
 
-from fastk.shuffle import InputFormatError
+from fastk.shuffle import InputFormatError, shuffle_file
+from fastk.shuffle.journal import Journal
 
 DELIMITERS = [b"\n", b"\0", b"\r\n", b"aa", b"abab", b"--\xff--", b"x" * 70, b"\n\n"]
 
@@ -136,3 +137,69 @@ def test_all_options_together(tmp_path_factory: pytest.TempPathFactory, case: di
     assert report.records == len(records)
     assert report.bytes_out == sum(map(len, expected))
     assert report.outputs == tuple(str(folder / name) for name in names)
+
+
+class StoppedError(BaseException):
+    """What ends a run after one of its checkpoints."""
+
+
+@settings(max_examples=150, phases=[Phase.explicit, Phase.generate])
+@given(case=cases(), stops=st.lists(st.integers(1, 12), min_size=1, max_size=4))
+def test_goes_on_after_any_checkpoint(tmp_path_factory: pytest.TempPathFactory, case: dict[str, Any], stops: list[int]):
+    assume(case["kind"] in ("resume", "inverse", "scratch"))
+    folder = tmp_path_factory.mktemp("run")
+    form, seed, options = case["form"], case["seed"], case["options"] | {"resume": True}
+    plan = replace(case["plan"], arena=0)
+    try:
+        header, records = shuffle_oracle.shuffled(case["inputs"], form, seed, options.get("head_count"))
+    except shuffle_oracle.RefusedError:
+        assume(False)
+    inputs, suffixes = case["inputs"], case["suffixes"]
+    if case["kind"] == "inverse":
+        assume(len(shuffle_oracle.lines_of(inputs[0], form)) >= form.header)
+        inputs, suffixes = [header + b"".join(records)], suffixes[:1]
+        records, options = shuffle_oracle.parts(case["inputs"], form)[1], options | {"inverse": True}
+    paths = write_inputs(folder, inputs, suffixes)
+    output = folder / f"out{case['suffix']}"
+
+    def run(stop: int | None) -> bool:
+        """Whether the run got to its end."""
+        saves = 0
+
+        def saving(journal: Journal, state: dict[str, Any]) -> None:
+            nonlocal saves
+            save(journal, state)
+            saves += 1
+            if saves == stop:
+                raise StoppedError
+
+        with pytest.MonkeyPatch.context() as patch:
+            save = Journal.save
+            patch.setattr(Journal, "save", saving)
+            try:
+                make_job(paths, output, plan, seed=seed, **form.keywords(), **options).run()
+            except StoppedError:
+                return False
+        return True
+
+    done = any(run(stop) for stop in stops) or run(None)
+    assert done
+    expected = header + b"".join(records)
+    names = sorted(path for path in folder.iterdir() if path not in paths)
+    if not options.get("shards") and not options.get("records_per_shard"):
+        assert names == [output]
+    assert b"".join(shuffle_oracle.decompress(path.read_bytes(), case["suffix"]) for path in names) == expected
+
+
+def test_outputs_of_a_pair_are_told_apart_by_place(tmp_path: Path):
+    paths = write_inputs(tmp_path, [b"a\n", b"b\n"], ["", ""])
+    with pytest.raises(ValueError, match="different files"):
+        shuffle_file(paths, [tmp_path / "out", f"file://{tmp_path}/out"], pair=True, mem="16G")
+    assert sorted(tmp_path.iterdir()) == paths
+
+
+def test_resume_needs_its_inputs(tmp_path: Path):
+    (path,) = write_inputs(tmp_path, [b"a\nb\n"], [""])
+    with pytest.raises(ValueError, match="resume"):
+        shuffle_file(path, path, resume=True, mem="16G")
+    assert path.read_bytes() == b"a\nb\n"

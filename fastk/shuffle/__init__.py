@@ -20,6 +20,7 @@ from .inputs import InputChangedError, InputFormatError
 from .job import Job, run_pair
 from .journal import JournalError
 from .options import make_options, paths_of
+from .places import real_place
 from .report import ShuffleReport
 from .scratch import NoSpaceError
 from .verify import VerificationError
@@ -214,7 +215,7 @@ def shuffle_file(
     sources, targets = paths_of(inputs, "inputs"), paths_of(output, "output")
     if len(sources) != len(targets) or not sources:
         raise ValueError(f"pair: {len(sources)} inputs and {len(targets)} outputs; as many are needed")
-    if len(set(map(os.path.realpath, targets))) != len(targets):
+    if len(set(map(real_place, targets))) != len(targets):
         raise ValueError("pair: the outputs have to be different files")
     runs = zip(sources, targets, strict=True)
     return run_pair([Job(make_options(source, target, **given)) for source, target in runs])

@@ -18,6 +18,7 @@ from .cleaning import clean
 from .inputs import InputFormatError
 from .job import Job, run_pair
 from .options import APPEND_NEWLINE, COMPRESS, SCRATCH, make_options
+from .places import real_place
 from .report import PROGRESS, ShuffleReport
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -188,7 +189,7 @@ def _jobs(command: argparse.ArgumentParser, options: argparse.Namespace) -> list
             command.error("--pair takes as many outputs as inputs")
         pairs = zip(options.paths[:count], options.paths[count:], strict=True)
         runs = [([source], _destination([source], target)) for source, target in pairs]
-        if len({os.path.realpath(target) for _, target in runs}) < count:
+        if len({real_place(target) for _, target in runs}) < count:
             command.error("--pair: the outputs have to be different files")
     else:
         *inputs, output = options.paths

@@ -109,6 +109,9 @@ class InverseKey(Key):
         return work
 
 
+    def close(self) -> None:
+        self._scratch.close(self._ids[0])
+
     def below(self, bucket: Bucket, fanout: int, workspace: Workspace) -> Key:
         """The ranks of a bucket's records are in its keys' order, so what they are to be split by is found at once."""
         m, path = bucket.records, f"{self._ids[1]}{len(bucket.fanouts)}"

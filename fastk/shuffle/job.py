@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -34,7 +35,7 @@ from .plan import (
 from .records import NEVER, Source
 from .report import Progress, ShuffleReport, merge_reports
 from .scatter import BINS, FirstRecords, Key, Scatter, StoreFullError
-from .scratch import PAGE, NoSpaceError, Scratch, default_directory, free_space
+from .scratch import PAGE, PREFIX, NoSpaceError, Scratch, default_directory, free_space
 from .stores import SCRATCH_MEMORY, Bucket, FileStore, MemoryStore, RegionStore, Store
 from .verify import VerificationError, Verifier, forget
 from .workers import Crew
@@ -83,7 +84,9 @@ class Job:
         self._output = Output(options.output, options.codec, options.shards, options.records_per_shard)
         self._check_together()
         directory = self._output.directory
-        self._directories = options.tmp or [default_directory(directory)]
+        # Each once, for the locks in them.
+        given = options.tmp or [default_directory(directory)]
+        self._directories = list({os.path.realpath(each): each for each in reversed(given)}.values())[::-1]
         for each in self._directories:
             if not os.path.isdir(each):
                 raise NotADirectoryError(errno.ENOTDIR, "no such directory for scratch files", each)
@@ -126,6 +129,9 @@ class Job:
             raise ValueError(f"{asked}: the inputs are read more than once, so they cannot be pipes")
         if options.resume and (self._output.local is None or not self._inputs.local):
             raise ValueError("resume: the inputs and the output have to be files of this machine")
+        sources = {os.path.realpath(each.path) for each in self._inputs if options.resume}
+        if self._output.local is not None and self._output.local.target in sources:
+            raise ValueError("resume: an input that is the output would not be there to go on with")
         if options.verify and self._output.local is None:
             raise ValueError(f"verify: what was written to {self._output.name} cannot be read again")
         size = options.format.size
@@ -245,7 +251,7 @@ class Job:
                 )  # fmt: skip
         else:
             self._source = self._new_source(None)
-            self._source.restore(state["source"])
+            self._source.restore(state["source"], spool=False, read=False)
             self._output.shards.count, self._output.written = state["shards"], state["written"]
             self._output.check_identities(state["identities"])
             self._checksum = state["checksum"]
@@ -393,17 +399,22 @@ class Job:
         """Go on where the killed run was."""
         self._released = set(state["released"])
         used = {os.path.basename(store.path(i)) for i in range(store.fanout) if i not in self._released}
-        self._scratch.keep_only(lambda name: name in used or name in (JOURNAL, "giants", "ids"))
-        source.restore(state["source"])
+        kept = {JOURNAL, "ids"} | ({"giants"} if state["source"]["spooled"] else set())
+        self._scratch.keep_only(lambda name: name in used or name in kept)
+        source.restore(state["source"], read=state["phase"] == "scatter")
         if self._first is not None:
             self._first.add_all(source.records)
         store.restore(state["store"], self._released)
 
     def _leave_memory(self, memory: Store) -> FileStore:
         assert isinstance(memory, MemoryStore)
-        files = FileStore(memory.fanout, self._scratch, "b", self._options.compress_scratch)
+        files = FileStore(memory.fanout, self._scratch, "b", self._options.compress_scratch, self._options.resume)
         files.adopt(memory)
         files.finish()
+        if self._journal is not None:
+            files.sync()
+            self._scratch.sync()
+            files.close()
         return files
 
     def _buckets(self, store: Store, key: Key, first: int | None = None, rank: int = 0) -> list[Bucket]:
@@ -577,6 +588,19 @@ class Job:
         self._output.commit(self._options.fsync)
         self._kept = False
 
+    def journaled_seed(self) -> int | None:
+        """The seed of a killed run that this one goes on with, if there is one."""
+        for parent in self._scratch.parents if self._options.resume and not self._options.clean else []:
+            with contextlib.suppress(OSError):
+                state = Journal(os.path.join(parent, f"{PREFIX}{self._scratch.name}", JOURNAL)).load()
+                if state is not None:
+                    return int(state["seed"])
+        return None
+
+    def forget(self) -> None:
+        """Leave nothing to go on with."""
+        self._kept = False
+
     def close(self) -> None:
         """Remove scratch and what is not complete, but for what a run can go on with."""
         self._progress.close()
@@ -639,13 +663,16 @@ def run_pair(jobs: Sequence[Job]) -> ShuffleReport:
     """Shuffle files that belong together, line by line; no output gets its name before all are complete."""
     reports = []
     own = {name for job in jobs for name in job.own}
+    seeds = [seed for job in jobs if (seed := job.journaled_seed()) is not None]
     try:
         for job in jobs:
-            job.seed, job.own = jobs[0].seed, own
+            job.seed, job.own = (seeds or [jobs[0].seed])[0], own
             job.work()
             if job.seed != jobs[0].seed:
                 raise ValueError(f"pair: the run that was killed had another seed for {job.output}")
             if job.records != jobs[0].records:
+                for each in jobs:
+                    each.forget()
                 raise InputFormatError(
                     f"pair: {job.records} records for {job.output}, but {jobs[0].records} for {jobs[0].output}"
                 )

@@ -106,7 +106,6 @@ def make_options(
     fsync: bool = False,
 ) -> Options:
     """Check the options, each and together; TypeError or ValueError names the one that makes no sense."""
-    given = dict(locals())
     sources = paths_of(inputs, "inputs")
     if not sources:
         raise ValueError("inputs: at least one is needed")
@@ -136,17 +135,18 @@ def make_options(
     codec = codec_of(target) if compress == "auto" else CODECS.get(compress)
     if codec is not None:
         codec.load(target)
-    names = ("mem", "threads", "compress_scratch", "scratch", "verify", "inverse", "compress", "append_newline")
-    asked = {name: given[name] for name in names}
-    asked |= {"head_count": head_count, "shards": shards, "records_per_shard": records_per_shard}
+    head_count = None if head_count is None else integer(head_count, "head_count", 0, MOST)
+    threads = None if threads is None else integer(threads, "threads", 1)
+    asked: dict[str, Any] = {"threads": threads, "scratch": scratch, "compress": compress}
+    asked |= {"compress_scratch": bool(compress_scratch), "verify": bool(verify), "inverse": bool(inverse)}
+    asked |= {"append_newline": append_newline, "head_count": head_count, "shards": shards}
+    asked |= {"records_per_shard": records_per_shard}
     asked |= {"lines_per_record": form.lines, "record_size": form.size, "header": form.header}
     asked |= {"delimiter": form.delimiter.hex(), "mem": parse_size(mem), "tmp": paths_of(tmp, "tmp")}
     return Options(
-        sources, target, parse_size(mem), None if seed is None else check_seed(seed),
-        None if threads is None else integer(threads, "threads", 1), paths_of(tmp, "tmp"), progress, form,
-        None if head_count is None else integer(head_count, "head_count", 0, MOST), bool(inverse), shards,
-        records_per_shard, codec, bool(compress_scratch), scratch, bool(resume), bool(clean), bool(verify),
-        bool(fsync), asked,
+        sources, target, parse_size(mem), None if seed is None else check_seed(seed), threads, paths_of(tmp, "tmp"),
+        progress, form, head_count, bool(inverse), shards, records_per_shard, codec, bool(compress_scratch), scratch,
+        bool(resume), bool(clean), bool(verify), bool(fsync), asked,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ STDOUT_FD = 1
 PARTIAL = ".partial"
 """What the names of files end with that are not complete."""
 MOST_NAME = 200
-"""Characters of the output's name in that of the file that is not complete."""
+"""Bytes of the output's name in that of the file that is not complete."""
 
 
 class Shards:
@@ -69,7 +69,10 @@ class LocalFiles:
     """Files on this machine, made under other names in the same directory and renamed at the end."""
 
     def __init__(self, name: str, sharded: bool) -> None:
-        self.target = os.path.realpath(local_path(name))
+        path = local_path(name)
+        # Shards replace nothing that the name itself may be a link to.
+        beside, base = os.path.split(path)
+        self.target = os.path.join(os.path.realpath(beside), base) if sharded else os.path.realpath(path)
         self._sharded = sharded
         self.partial: str | None = None
         self._fds: dict[int, int] = {}
@@ -90,7 +93,7 @@ class LocalFiles:
 
     def open(self, directory: str | None, token: str | None, fresh: bool, complete: bool = False) -> None:
         """Make the file, or the directory for the shards; with a token, take over what is there under its name."""
-        base = os.path.basename(self.target)[:MOST_NAME]
+        base = os.fsdecode(os.fsencode(os.path.basename(self.target))[:MOST_NAME])
         # a name of its own, so that two runs with one output do not write into each other's file
         path = os.path.join(directory or self.directory, f".{base}.{token or os.urandom(6).hex()}{PARTIAL}")
         self.partial = path  # noted before it is made: a signal between the two must not leave it behind
@@ -215,13 +218,13 @@ class LocalFiles:
         old = None
         if os.path.isdir(final):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), final)
+        if self._kept and not os.path.lexists(path):
+            return  # an earlier run got as far as this
         if self._sharded and os.path.lexists(final):
             old = f"{path}.old"
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(old)
             os.link(final, old, follow_symlinks=False)
-        if self._kept and not os.path.lexists(path):
-            return  # an earlier run got as far as this
         os.replace(path, final)
         saved.append((path, final, old))
 
@@ -429,7 +432,8 @@ class Output:
                 else:
                     assert self.local is not None
                     self.local.write_at(shard, piece, within)
-                    self._touched.add(shard)
+                    with self._counting:
+                        self._touched.add(shard)
         except OSError as error:
             raise self._explained(error, size) from error
         with self._counting:
@@ -646,6 +650,8 @@ class _Frames:
         while self._waiting:
             self._write_one()
         self._pool.shutdown()
+        self._free.clear()
+        self._frame = memoryview(b"")
 
     def stop(self) -> None:
         """Drop what is not written."""

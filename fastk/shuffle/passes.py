@@ -86,6 +86,7 @@ class SecondPass:
         with bucket.store.reading(bucket, give_back=True) as reader:
             source = BucketSource(bucket, reader)
             Scatter(source, store, None, lower, means.plan, means.workspace, means.crew).run()
+        lower.close()
         # All of them: what is not written of this bucket has to be left out of its checksum.
         below = store.buckets(lower.fanouts, lower.gap_bits, bucket.first, bucket.rank)
         self._drain(below, lower, depth + 1)

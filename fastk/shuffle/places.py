@@ -114,6 +114,11 @@ def _file_system(url: str) -> tuple[Any, str]:
         return system, path
 
 
+def real_place(path: str) -> str:
+    """What tells whether two paths or URLs are one place."""
+    return path if is_url(path) else os.path.realpath(local_path(path))
+
+
 class RemoteFile:
     """Reads a file from its beginning to its end."""
 

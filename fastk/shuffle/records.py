@@ -108,6 +108,7 @@ class Source:
         self._index = -1
         self._spool: tuple[int, str] | None = None
         self._spooled = 0
+        self._lengths: dict[int, int] = {}  # of the inputs that have been read to their end
 
     def close(self) -> None:
         """Close what is open."""
@@ -206,6 +207,9 @@ class Source:
         reader.close()
         source = self.inputs[self._index]
         source.unchanged()
+        # What a run that goes on behind an added delimiter has been told stays.
+        length = self._position - self._starts[self._index] + self._skipped[self._index]
+        self._lengths.setdefault(self._index, length)
         line, lines = int(state[2]), int(state[3])
         form, last = self._form, view[line:]
         if form.size is not None:
@@ -374,27 +378,29 @@ class Source:
         return {
             "position": position, "index": index, "starts": self._starts[: index + 1],
             "skipped": self._skipped[: index + 1], "records": self.records,
-            "bytes_read": self.bytes_read - len(self._carry), "header": self.header.hex(),
-            "header_lines": self.header_lines, "spooled": self._spooled,
+            "bytes_read": self.bytes_read - len(self._carry) - len(self._pending), "header": self.header.hex(),
+            "header_lines": self.header_lines, "spooled": self._spooled, "length": self._lengths.get(index),
         }  # fmt: skip
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+    def restore(self, state: dict[str, Any], *, spool: bool = True, read: bool = True) -> None:
+        """Go on from there; what is not needed any more, saved records or the inputs themselves, need not be opened."""
         self._position, self._index = state["position"], state["index"]
         self._starts, self._skipped = list(state["starts"]), list(state["skipped"])
         self.records, self.bytes_read = state["records"], state["bytes_read"]
         self.header, self.header_lines = bytes.fromhex(state["header"]), state["header_lines"]
         self._spooled = state["spooled"]
-        if self._spooled:
+        if self._spooled and spool:
             assert self._scratch is not None
             path = self._scratch.path("giants")
             self._spool = self._scratch.open(path), path
             os.ftruncate(self._spool[0], self._spooled)
+        if not read:
+            return
         within = self._position - self._starts[self._index] + self._skipped[self._index]
-        source = self.inputs[self._index]
-        if source.size is not None:
-            within = min(within, source.size)  # behind a delimiter that was added
-        self._reader = source.open(within, self._check)
+        if state["length"] is not None:
+            within = min(within, state["length"])  # not behind a delimiter that was added
+            self._lengths[self._index] = state["length"]
+        self._reader = self.inputs[self._index].open(within, self._check)
 
     def sync(self) -> None:
         """What was saved of giant records is on disk."""

@@ -83,6 +83,9 @@ class Key:
         """Put the entries of a bucket in the order of the output."""
         kernels.entries_sort(entries, bucket.records)
 
+    def close(self) -> None:
+        """No more is assigned by this key."""
+
     def below(self, bucket: Bucket, fanout: int, workspace: Workspace) -> Key:
         """The key by which a bucket is split again."""
         fanouts = (*bucket.fanouts, fanout)

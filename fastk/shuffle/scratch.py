@@ -163,6 +163,11 @@ class Scratch:
         self._opened.append(fd)
         return fd
 
+    def close(self, fd: int) -> None:
+        """Close such a file before."""
+        self._opened.remove(fd)
+        os.close(fd)
+
     def open(self, path: str) -> int:
         """Open a scratch file that was made before."""
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
