@@ -89,7 +89,7 @@ def write_inputs(folder: Path, inputs: list[bytes], suffixes: list[str]) -> list
     return paths
 
 
-@settings(max_examples=300, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=8 * settings.default.max_examples, phases=[Phase.explicit, Phase.generate])
 @given(cases())
 @example(
     {
@@ -143,7 +143,7 @@ class StoppedError(BaseException):
     """What ends a run after one of its checkpoints."""
 
 
-@settings(max_examples=150, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=4 * settings.default.max_examples, phases=[Phase.explicit, Phase.generate])
 @given(case=cases(), stops=st.lists(st.integers(1, 12), min_size=1, max_size=4))
 def test_goes_on_after_any_checkpoint(tmp_path_factory: pytest.TempPathFactory, case: dict[str, Any], stops: list[int]):
     assume(case["kind"] in ("resume", "inverse", "scratch"))
