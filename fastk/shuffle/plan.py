@@ -240,7 +240,9 @@ def check_memory(mem: int, backend: str, codecs: int = 0) -> int:
             f"{' (its compiler; the C core works from 64M)' if backend == 'numba' else ''}"
         )
     resident = resident_memory()[0]
-    workspace = min(mem - resident - INTERPRETER_GROWTH - mem // 64 - codecs, MOST_WORKSPACE)
+    # What blocks leave for the next one is held outside the workspace; in the least memory they are small.
+    carried = min(BLOCK_TARGET, (mem - smallest) // 32)
+    workspace = min(mem - resident - INTERPRETER_GROWTH - mem // 64 - carried - codecs, MOST_WORKSPACE)
     if workspace < SMALLEST_WORKSPACE:
         needed = -(-(resident + INTERPRETER_GROWTH + SMALLEST_WORKSPACE + codecs) * 64 // 63 // MIB)
         if codecs:
