@@ -21,7 +21,7 @@ from .options import APPEND_NEWLINE, COMPRESS, SCRATCH, make_options
 from .places import real_place
 from .report import PROGRESS, ShuffleReport
 
-DONE, FAILED, USAGE = 0, 1, 2
+DONE, FAILED = 0, 1
 ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"0": b"\0", b"\\": b"\\"}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -255,8 +255,6 @@ class LocalFiles:
 class StreamFile:
     """Standard output, a pipe or a device: what is written cannot be taken back."""
 
-    partial = None
-
     def __init__(self, name: str) -> None:
         self._name = name
         self._fd = -1
@@ -284,8 +282,6 @@ class StreamFile:
 
 class RemoteFiles:
     """Objects at a URL."""
-
-    partial = None
 
     def __init__(self, name: str, sharded: bool, shards: Shards) -> None:
         self._name = name
@@ -374,11 +370,6 @@ class Output:
     def directory(self) -> str | None:
         """Where the output will be, if it is a file."""
         return None if self.local is None else self.local.directory
-
-    @property
-    def partial(self) -> str | None:
-        """The file or directory that holds what is not complete."""
-        return None if self.local is None else self.local.partial
 
     def memory(self, threads: int) -> int:
         """Bytes that compression and remote writing take beside the buffers."""

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -235,7 +234,7 @@ class RemoteWriter:
         if url.endswith("/") or not base:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), url)
         self._unseen = _scheme(url) in UNSEEN_UNTIL_COMMIT
-        self._at = self._path if self._unseen else f"{directory}{slash}.{base[:200]}.{secrets.token_hex(6)}.partial"
+        self._at = self._path if self._unseen else f"{directory}{slash}.{base[:200]}.{os.urandom(6).hex()}.partial"
         self._file: Any = None
         with _errors(url):
             try:
